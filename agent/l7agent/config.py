@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration file: every key, its default, and nothing else accepted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from l7policy import yamltree
+from l7policy.errors import PolicyErrors
+
+DEFAULT_PATH: Final = Path("/etc/l7/config.yaml")
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the configuration's sections."""
+
+
+class AuditConfig(Section, frozen=True):
+    """Where denies are recorded."""
+
+    path: str = "/var/log/l7/audit.jsonl"
+    max_bytes: Count = 50 << 20
+    backups: Annotated[int, msgspec.Meta(ge=0)] = 5
+
+
+class ApiConfig(Section, frozen=True):
+    """The socket `l7ctl` talks to: mode 0660, owned by `group` if the group exists."""
+
+    socket: str = "/run/l7/agent.sock"
+    group: str = "l7"
+
+
+class MapsConfig(Section, frozen=True):
+    """Capacities of the kernel's tables, in entries."""
+
+    ipcache: Count = 65536
+    policy: Count = 65536
+    conntrack: Count = 131072
+    endpoints: Count = 1024
+    fqdn_identities: Count = 16384
+
+
+class DnsConfig(Section, frozen=True):
+    """Limits of the DNS proxy."""
+
+    min_ttl: Annotated[int, msgspec.Meta(ge=0)] = 0
+    upstream_timeout: Seconds = 5.0
+    max_inflight: Count = 4096
+    max_addresses_per_name: Count = 1000
+    max_names: Count = 100_000
+
+
+class HttpConfig(Section, frozen=True):
+    """Limits of the HTTP proxy, per worker."""
+
+    head_timeout: Seconds = 10.0
+    idle_timeout: Seconds = 300.0
+    connect_timeout: Seconds = 5.0
+    max_connections: Count = 16384
+    max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32768
+
+
+class Config(Section, frozen=True):
+    """The whole file. Paths are absolute."""
+
+    policies: str = "/etc/l7/policies.d"
+    endpoints: str = "/etc/l7/endpoints.d"
+    state: str = "/var/lib/l7"
+    run: str = "/run/l7"
+    pins: str = "/sys/fs/bpf/l7"
+    uplinks: str | list[str] = "auto"
+    http_workers: str | Count = "auto"
+    attach: str = "auto"
+    """``tcx``, ``tc``, or ``auto``: TCX links where the kernel has them (6.6), else the clsact qdisc."""
+    log_level: str = "info"
+    audit: AuditConfig = AuditConfig()
+    api: ApiConfig = ApiConfig()
+    maps: MapsConfig = MapsConfig()
+    dns: DnsConfig = DnsConfig()
+    http: HttpConfig = HttpConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The values a key may take when its type cannot say so."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+CHOICES: Final = (
+    Choice("attach", ("auto", "tcx", "tc")),
+    Choice("log_level", ("debug", "info", "warning", "error")),
+)
+
+
+class ConfigError(Exception):
+    """The file cannot be used. The text names file, line and column where there is one."""
+
+
+def load(path: Path | str | None = None) -> Config:
+    """Reads the file; a missing file at the default path is an empty one. Raises ConfigError."""
+    chosen = Path(path) if path else DEFAULT_PATH
+    try:
+        text = chosen.read_text("utf-8")
+    except FileNotFoundError:
+        if path and chosen != DEFAULT_PATH:
+            raise ConfigError(f"{chosen}: no such file") from None
+        return Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{chosen}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return parse(str(chosen), text)
+
+
+def parse(path: str, text: str) -> Config:
+    """The configuration in `text`. Raises ConfigError."""
+    try:
+        nodes = yamltree.parse(path, text)
+        config = yamltree.to_struct(nodes[0], Config) if nodes else Config()
+    except PolicyErrors as error:
+        raise ConfigError(str(error)) from error
+    for choice in CHOICES:
+        value = getattr(config, choice.key)
+        if value not in choice.values:
+            raise ConfigError(f"{path}: {choice.key}: {value!r} is none of {', '.join(choice.values)}")
+    for key in ("policies", "endpoints", "state", "run", "pins"):
+        if not getattr(config, key).startswith("/"):
+            raise ConfigError(f"{path}: {key}: {getattr(config, key)!r} must be an absolute path")
+    for key, word in (("uplinks", "auto"), ("http_workers", "auto")):
+        value = getattr(config, key)
+        if isinstance(value, str) and value != word:
+            raise ConfigError(f"{path}: {key}: {value!r} is neither {word!r} nor a {'list' if key == 'uplinks' else 'number'}")
+    return config
