@@ -2,8 +2,8 @@
 """Tasks: the one place that starts asyncio tasks.
 
 The event loop keeps only weak references to tasks, and an exception in one that nobody awaits is a line at garbage
-collection. Here each task is named and kept until it ends, and an exception in it is a bug that is logged with the task's
-name, counted and handed to the owner. Peer failures are values and never come this way.
+collection. Here each task is named and kept until it ends, and an exception in it is a bug that is logged with the
+task's name, counted and handed to the owner. Peer failures are values and never come this way.
 
 Failure verdict: none of its own. An owner that gives no `on_error` gets the exceptions back from `close`.
 """

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control plane: owns endpoints, policies and identities, and brings every change of them into force.
+
+One change at a time, each through the same transaction (`l7agent.reload`), be it a reload, a rollback, a new endpoint or a
+restart. Nothing the data path does waits for this process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from l7agent import api, endpoints as declarations, history, notify, workload
+from l7agent.auditing import Auditing
+from l7agent.compilation import Compiled, compile_all
+from l7agent.config import Config
+from l7agent.datapath import Datapath
+from l7agent.endpoints import Conflict, Declared, Endpoint, EndpointError, Endpoints
+from l7agent.history import History, Kept
+from l7agent.identities import Identities, IdentitiesExhausted
+from l7agent.kernel_state import KernelState
+from l7agent.reload import Change, ReloadFailed, transact
+from l7agent.statefile import StateError
+from l7agent.supervisor import Supervisor
+from l7agent.workers import worker_count
+from l7bpf.errors import DatapathError
+from l7observe.audit import AuditLog
+from l7observe.tasks import Tasks
+from l7policy import changes, documents
+from l7policy.documents import Policy, Source
+from l7policy.errors import PolicyErrors
+from l7policy.model import Snapshot
+
+LOOK_SECONDS: Final = 1.0
+"""How often the node is looked at for workloads that came, moved or went."""
+
+_log = logging.getLogger(__name__)
+
+
+class StartFailed(Exception):
+    """The agent cannot run, in one line."""
+
+
+class Agent:
+    """One node's control plane."""
+
+    def __init__(self, config: Config, config_path: Path | None) -> None:
+        """Reads the state directory. Raises StateError."""
+        state = Path(config.state)
+        self.config = config
+        self.started = time.time()
+        self.endpoints = Endpoints(state / "endpoints.json")
+        self.history = History(state / "revisions")
+        self.identities = Identities(state / "identities.json")
+        self.audit = AuditLog(
+            Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
+        )
+        self.datapath = Datapath(config)
+        self.policy_load_error = ""
+        self.snapshot: Snapshot | None = None
+        self.compiled: Compiled | None = None
+        self.kernel: KernelState
+        self.auditing: Auditing
+        self.supervisor = Supervisor(
+            Path(config.run), config_path, worker_count(config), lambda flows: self.auditing.flows(flows)
+        )
+        self.tasks = Tasks()
+        self._change = asyncio.Lock()
+        self._revision = 0
+        self._node_addresses: dict[str, str] = {}
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads the datapath, adopts or starts the processes, brings the last good rules into force, then the files'.
+
+        Raises StartFailed when there are no valid rules at all: an agent that starts without rules would let through
+        what the operator meant to deny.
+        """
+        await asyncio.to_thread(self.datapath.load)
+        maps = self.datapath.maps
+        self.kernel = KernelState(maps)
+        self.auditing = Auditing(self.audit, self.endpoints, self.kernel.labels_of)
+        newest = self.history.active
+        self._revision = max(maps.config.revision, newest.revision if newest else 0)
+        self.supervisor.start()
+        self._node_addresses = await asyncio.to_thread(workload.node_addresses)
+        await self._locate_all()
+        self._declare_from_files(strict=newest is None)
+        restored = newest is not None and await self._restore(newest)
+        try:
+            await self.reload(note="start")
+        except (PolicyErrors, ReloadFailed) as error:
+            if not restored:
+                raise StartFailed(f"no rules could be brought into force:\n{error}") from error
+            _log.error("keeping the rules of revision %d: %s", self._revision, error)
+        await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
+        await self._attach_all()
+        self.tasks.start(self._watch_node(), name="watch-node")
+        self.datapath.on_events(self.auditing.kernel_events)
+
+    async def _restore(self, newest: Kept) -> bool:
+        try:
+            policies = documents.load(history.sources_of(newest))
+        except PolicyErrors as error:
+            _log.error("the kept rules of revision %d are not valid any more: %s", newest.revision, error)
+            return False
+        async with self._change:
+            await self._bring_into_force(policies)
+        return True
+
+    async def close(self) -> None:
+        """Leaves. Programs, maps and data-plane processes stay."""
+        await self.tasks.close()
+        await self.supervisor.close()
+        self.datapath.close()
+        self.audit.close()
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    def read_policy_files(self) -> tuple[Source, ...]:
+        """Every ``*.yaml`` and ``*.yml`` of the policy directory, in name order. Raises ReloadFailed."""
+        folder = Path(self.config.policies)
+        sources = []
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+            for path in paths:
+                sources.append(Source(str(path), path.read_text("utf-8")))
+        except UnicodeDecodeError as error:
+            raise ReloadFailed(f"{paths[len(sources)]}: is not UTF-8: {error.reason} at byte {error.start}") from error
+        except OSError as error:
+            raise ReloadFailed(f"{error.filename}: cannot be read: {error.strerror}") from error
+        return tuple(sources)
+
+    async def reload(self, note: str = "reload") -> Change:
+        """Brings the policy directory into force. Raises PolicyErrors, ReloadFailed; then nothing has changed."""
+        try:
+            change = await self._use(self.read_policy_files(), note)
+        except (PolicyErrors, ReloadFailed) as error:
+            self.policy_load_error = str(error)
+            raise
+        self.policy_load_error = ""
+        return change
+
+    async def rollback(self, revision: int | None) -> Change:
+        """Brings a kept rule set into force again, as a new revision. Raises UnknownRevision, PolicyErrors, ReloadFailed."""
+        kept = self.history.find(revision)
+        return await self._use(history.sources_of(kept), f"rollback to {kept.revision}")
+
+    def compare(self, sources: tuple[Source, ...] | None) -> tuple[tuple[Policy, ...], changes.Changes]:
+        """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
+        policies = documents.load(sources if sources is not None else self.read_policy_files())
+        return policies, changes.compare(self._policies, policies)
+
+    @property
+    def _policies(self) -> tuple[Policy, ...]:
+        return self.compiled.policies if self.compiled is not None else ()
+
+    async def _use(self, sources: tuple[Source, ...], note: str) -> Change:
+        began = time.monotonic()
+        policies = documents.load(sources)
+        async with self._change:
+            difference = changes.compare(self._policies, policies)
+            unchanged = self.history.active is not None and history.sources_of(self.history.active) == sources
+            if self.snapshot is not None and difference.empty and unchanged:
+                return Change(self._revision, changed=False, seconds=time.monotonic() - began)
+            moved = await self._bring_into_force(policies)
+            self.history.add(
+                Kept(self._revision, time.time(), [(s.path, s.text) for s in sources], note, len(policies))
+            )
+        return Change(
+            self._revision,
+            changed=True,
+            added=difference.added,
+            removed=difference.removed,
+            modified=difference.modified,
+            endpoints_changed=moved,
+            seconds=time.monotonic() - began,
+        )
+
+    async def _bring_into_force(self, policies: tuple[Policy, ...]) -> int:
+        """The one way anything changes. Returns how many endpoints got other rules. Raises ReloadFailed."""
+        try:
+            compiled = compile_all(policies, self.endpoints, self._node_addresses, self.identities)
+        except IdentitiesExhausted as error:
+            raise ReloadFailed(str(error)) from error
+        before = dict(self.compiled.endpoint_policies) if self.compiled else {}
+        self._revision += 1
+        self.snapshot = await transact(
+            compiled, self._revision, self.endpoints, self.kernel, self.supervisor
+        )
+        self.compiled = compiled
+        self.auditing.learn(compiled.origins, dict(self.snapshot.policies))
+        try:
+            self.identities.retain(set(compiled.identities))
+            self.endpoints.save()
+        except OSError as error:
+            # In force all the same: refusing now would leave the kernel and the operator with different rules.
+            _log.error("the state directory cannot be written, a restart would not know this change: %s", error)
+        _log.info("revision %d in force: %d policies, %d endpoints", self._revision, len(policies), len(self.endpoints))
+        return sum(before.get(key) != policy for key, policy in compiled.endpoint_policies.items())
+
+    # -- endpoints ------------------------------------------------------------------------------------------------
+
+    async def add_endpoint(self, declared: Declared) -> Endpoint:
+        """Puts a workload under policy. Raises EndpointError, WorkloadError, ReloadFailed."""
+        attachment = await asyncio.to_thread(workload.inspect, declared.netns, declared.interface)
+        async with self._change:
+            taken = self._taken(attachment)
+            if taken is not None:
+                raise Conflict(f"{attachment.interface} belongs to endpoint {taken.declared.name!r} already")
+            if len(self.endpoints) >= self.config.maps.endpoints:
+                raise EndpointError(f"all {self.config.maps.endpoints} endpoints are taken (config key maps.endpoints)")
+            endpoint = self.endpoints.located(self.endpoints.add(declared), attachment)
+            try:
+                await self._bring_into_force(self._policies)
+                await asyncio.to_thread(self.datapath.attach_endpoint, endpoint)
+            except (ReloadFailed, DatapathError) as error:
+                self.endpoints.remove(endpoint)
+                await self._bring_into_force(self._policies)
+                raise ReloadFailed(f"endpoint {declared.name!r} was not added: {error}") from error
+            return endpoint
+
+    async def remove_endpoint(self, endpoint: Endpoint) -> None:
+        """Lets a workload go: it is not judged any more. Raises ReloadFailed."""
+        async with self._change:
+            await asyncio.to_thread(self.datapath.detach_endpoint, endpoint)
+            self.endpoints.remove(endpoint)
+            await self._bring_into_force(self._policies)
+
+    def _taken(self, attachment: workload.Attachment) -> Endpoint | None:
+        return next(
+            (e for e in self.endpoints if e.attachment is not None and e.attachment.ifindex == attachment.ifindex), None
+        )
+
+    def _declare_from_files(self, *, strict: bool) -> bool:
+        """Takes over what endpoints.d says. Returns whether anything changed. Raises StartFailed if `strict`."""
+        try:
+            wanted = {d.name: d for d in declarations.read_folder(Path(self.config.endpoints))}
+        except EndpointError as error:
+            if strict:
+                raise StartFailed(str(error)) from error
+            _log.error("keeping the endpoints as they are: %s", error)
+            return False
+        changed = False
+        for endpoint in self.endpoints:
+            if endpoint.declared.source != "command" and wanted.get(endpoint.declared.name) != endpoint.declared:
+                self.datapath.detach_endpoint(endpoint)
+                self.endpoints.remove(endpoint)
+                changed = True
+        for name, declared in wanted.items():
+            if self.endpoints.find(name) is None:
+                try:
+                    self.endpoints.add(declared)
+                    changed = True
+                except Conflict as error:
+                    _log.error("%s: %s", declared.source, error)
+        return changed
+
+    async def reload_endpoints(self) -> None:
+        """Takes over changes in endpoints.d. Raises ReloadFailed."""
+        async with self._change:
+            if self._declare_from_files(strict=False):
+                await self._locate_all()
+                await self._bring_into_force(self._policies)
+                await self._attach_all()
+
+    async def _locate_all(self) -> bool:
+        """Looks where every workload is. Returns whether any came, moved or went."""
+        moved = False
+        for endpoint in self.endpoints:
+            try:
+                attachment = await asyncio.to_thread(
+                    workload.inspect, endpoint.declared.netns, endpoint.declared.interface
+                )
+                message = ""
+            except workload.WorkloadError as error:
+                attachment, message = None, str(error)
+            if attachment != endpoint.attachment or message != endpoint.message:
+                moved = moved or attachment != endpoint.attachment
+                self.endpoints.located(endpoint, attachment, message)
+        return moved
+
+    async def _attach_all(self) -> None:
+        for endpoint in self.endpoints:
+            if endpoint.attachment is None:
+                continue
+            try:
+                await asyncio.to_thread(self.datapath.attach_endpoint, endpoint)
+            except DatapathError as error:
+                _log.error("endpoint %s: %s", endpoint.declared.name, error)
+                self.endpoints.located(endpoint, endpoint.attachment, str(error))
+
+    def _uplinks(self) -> list[str]:
+        if isinstance(self.config.uplinks, list):
+            return self.config.uplinks
+        return workload.uplinks({e.attachment.ifindex for e in self.endpoints if e.attachment is not None})
+
+    async def _watch_node(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            addresses = await asyncio.to_thread(workload.node_addresses)
+            async with self._change:
+                if not await self._locate_all() and addresses == self._node_addresses:
+                    continue
+                self._node_addresses = addresses
+                try:
+                    await self._bring_into_force(self._policies)
+                    await self._attach_all()
+                    await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
+                except (ReloadFailed, DatapathError) as error:
+                    _log.error("a change on the node could not be followed: %s", error)
+
+
+async def run(config: Config, config_path: Path | None) -> None:
+    """The agent's whole life, until SIGTERM or SIGINT. Raises StartFailed."""
+    try:
+        listener = api.listen(Path(config.api.socket), config.api.group)
+        agent = Agent(config, config_path)
+    except (StateError, api.SocketInUse) as error:
+        raise StartFailed(str(error)) from error
+    except OSError as error:
+        raise StartFailed(f"{error.filename or config.api.socket}: {error.strerror}") from error
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await agent.start()
+        loop.add_signal_handler(signal.SIGHUP, lambda: agent.tasks.start(_hang_up(agent), name="reload"))
+        agent.tasks.start(api.serve(agent, listener), name="api")
+        notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")
+        await stop.wait()
+        notify.stopping()
+    except DatapathError as error:
+        raise StartFailed(str(error)) from error
+    finally:
+        await agent.close()
+        listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            Path(config.api.socket).unlink()
+
+
+async def _hang_up(agent: Agent) -> None:
+    """SIGHUP: what `l7ctl rules reload` does, and reopen the log."""
+    notify.reloading()
+    agent.audit.reopen()
+    try:
+        await agent.reload_endpoints()
+        change = await agent.reload()
+        _log.info("revision %d in force after SIGHUP", change.revision)
+    except (PolicyErrors, ReloadFailed) as error:
+        _log.error("reload refused, nothing was changed:\n%s", error)
+    notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API on the unix socket: HTTP in, JSON out, nothing decided here. Paths and shapes: docs/reference/api.md."""
+
+import contextlib
+import grp
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from l7agent import endpoints, views
+from l7agent.agent import Agent
+from l7agent.history import UnknownRevision
+from l7agent.reload import ReloadFailed
+from l7agent.workload import WorkloadError
+from l7policy.documents import Source
+from l7policy.errors import PolicyErrors
+
+T = TypeVar("T")
+
+
+class EndpointRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/endpoints."""
+
+    netns: str
+    labels: list[str]
+    name: str = ""
+    interface: str = ""
+
+
+class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/rules/rollback."""
+
+    revision: int | None = None
+
+
+class SourceFile(msgspec.Struct, forbid_unknown_fields=True):
+    """One policy file sent by a client."""
+
+    path: str
+    text: str
+
+
+class DiffRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/rules/diff; no sources means the policy directory."""
+
+    sources: list[SourceFile] | None = None
+
+
+class Problem(Exception):
+    """An answer that is not a success."""
+
+    def __init__(self, status: int, error: str, hint: str = "", problems: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.body = {"error": error, "hint": hint, "problems": problems or []}
+
+
+def reply(value: object, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def body(request: Request, kind: type[T]) -> T:
+    """The request's body. Raises Problem."""
+    try:
+        return msgspec.json.decode(await request.body() or b"{}", type=kind)
+    except msgspec.MsgspecError as error:
+        raise Problem(400, f"the request's body is not what {request.url.path} takes: {error}") from error
+
+
+@contextlib.contextmanager
+def problems() -> Iterator[None]:
+    """Turns what operators do wrong into answers; bugs stay exceptions."""
+    try:
+        yield
+    except PolicyErrors as error:
+        raise Problem(422, "the policies are invalid; nothing was changed", "", views.problems(error)) from error
+    except endpoints.Conflict as error:
+        raise Problem(409, str(error)) from error
+    except endpoints.EndpointError as error:
+        raise Problem(400, str(error)) from error
+    except WorkloadError as error:
+        raise Problem(
+            404 if error.missing else 400, str(error), "create it first; `ip netns list` shows what exists" if error.missing else ""
+        ) from error
+    except UnknownRevision as error:
+        raise Problem(404, str(error), "l7ctl rules revisions lists what is kept") from error
+    except ReloadFailed as error:
+        raise Problem(503, str(error), "nothing was changed; `l7ctl status` shows the processes and maps") from error
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Api:
+    """The routes, over one agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def status(self, _: Request) -> Response:
+        return reply(views.status(self._agent))
+
+    async def endpoints(self, _: Request) -> Response:
+        return reply(views.endpoints(self._agent))
+
+    async def add_endpoint(self, request: Request) -> Response:
+        wanted = await body(request, EndpointRequest)
+        declared = endpoints.declare(wanted.netns, wanted.labels, wanted.name, wanted.interface)
+        endpoint = await self._agent.add_endpoint(declared)
+        return reply(views.endpoint(self._agent, endpoint), 201)
+
+    async def remove_endpoint(self, request: Request) -> Response:
+        endpoint = self._agent.endpoints.find(request.path_params["key"])
+        if endpoint is None:
+            raise Problem(404, f"no endpoint {request.path_params['key']!r}", "l7ctl endpoint list shows them")
+        await self._agent.remove_endpoint(endpoint)
+        return Response(status_code=204)
+
+    async def identities(self, _: Request) -> Response:
+        return reply(views.identities(self._agent))
+
+    async def rules(self, _: Request) -> Response:
+        return reply(views.rules(self._agent))
+
+    async def revisions(self, _: Request) -> Response:
+        return reply(views.revisions(self._agent))
+
+    async def reload(self, _: Request) -> Response:
+        return reply(views.change(await self._agent.reload()))
+
+    async def rollback(self, request: Request) -> Response:
+        wanted = await body(request, RollbackRequest)
+        return reply(views.change(await self._agent.rollback(wanted.revision)))
+
+    async def diff(self, request: Request) -> Response:
+        wanted = await body(request, DiffRequest)
+        sources = None if wanted.sources is None else tuple(Source(s.path, s.text) for s in wanted.sources)
+        return reply(views.difference(self._agent, self._agent.compare(sources)))
+
+    async def fqdn_cache(self, _: Request) -> Response:
+        try:
+            return reply(await self._agent.supervisor.dns.ask("cache"))
+        except (ConnectionError, TimeoutError) as error:
+            raise Problem(503, f"the DNS process does not answer: {error}") from error
+
+    async def bpf_policy(self, request: Request) -> Response:
+        key = request.query_params.get("endpoint", "")
+        endpoint = self._agent.endpoints.find(key) if key else None
+        if key and endpoint is None:
+            raise Problem(404, f"no endpoint {key!r}", "l7ctl endpoint list shows them")
+        return reply(views.bpf_policy(self._agent, endpoint))
+
+    async def bpf_ipcache(self, _: Request) -> Response:
+        return reply(views.bpf_ipcache(self._agent))
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+
+        def guarded(handler: Handler) -> Handler:
+            async def answer(request: Request) -> Response:
+                try:
+                    with problems():
+                        return await handler(request)
+                except Problem as problem:
+                    return reply(problem.body, problem.status)
+
+            return answer
+
+        def route(method: str, path: str, handler: Handler) -> Route:
+            return Route(f"/v1/{path}", guarded(handler), methods=[method])
+
+        return Starlette(
+            routes=[
+                route("GET", "status", self.status),
+                route("GET", "endpoints", self.endpoints),
+                route("POST", "endpoints", self.add_endpoint),
+                route("DELETE", "endpoints/{key:path}", self.remove_endpoint),
+                route("GET", "identities", self.identities),
+                route("GET", "rules", self.rules),
+                route("GET", "rules/revisions", self.revisions),
+                route("POST", "rules/reload", self.reload),
+                route("POST", "rules/rollback", self.rollback),
+                route("POST", "rules/diff", self.diff),
+                route("GET", "fqdn/cache", self.fqdn_cache),
+                route("GET", "bpf/policy", self.bpf_policy),
+                route("GET", "bpf/ipcache", self.bpf_ipcache),
+            ]
+        )
+
+
+class SocketInUse(Exception):
+    """Another agent serves the socket."""
+
+
+def listen(path: Path, group: str) -> socket.socket:
+    """A listening unix socket of mode 0660, owned by the group if it exists. Raises SocketInUse, OSError."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if path.exists():
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError:
+                path.unlink()
+            else:
+                raise SocketInUse(f"{path}: another l7d agent is running")
+    server = socket.socket(socket.AF_UNIX)
+    old_mask = os.umask(0o117)
+    try:
+        server.bind(str(path))
+    finally:
+        os.umask(old_mask)
+    with contextlib.suppress(KeyError):
+        os.chown(path, 0, grp.getgrnam(group).gr_gid)
+    server.listen(128)
+    return server
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the agent."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(agent: Agent, listener: socket.socket) -> None:
+    """Answers until cancelled."""
+    config = uvicorn.Config(Api(agent).application(), log_config=None, access_log=False, lifespan="off")
+    await _Server(config).serve(sockets=[listener])

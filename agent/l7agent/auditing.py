@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gathers denies from the kernel's ring and from the proxies, completes them with names, and hands them to the audit log."""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from l7agent.endpoints import Endpoints
+from l7bpf.events import Event
+from l7observe.audit import AuditLog
+from l7observe.flow import Flow, FlowPeer
+from l7policy.model import EndpointPolicy, Origin
+from l7policy.verdict import Direction, Reason, Verdict
+
+REMEMBERED_RULES: Final = 65536
+
+_log = logging.getLogger(__name__)
+
+
+class Auditing:
+    """Turns events into complete flows. What an event refers to may be gone: names of older revisions are remembered."""
+
+    def __init__(self, log: AuditLog, endpoints: Endpoints, labels_of: Callable[[int], tuple[str, ...]]) -> None:
+        self._log = log
+        self._endpoints = endpoints
+        self._labels_of = labels_of
+        self._origins: OrderedDict[int, Origin] = OrderedDict()
+        self._selected_by: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        # The kernel stamps events with the boot clock: suspend counts, steps of the wall clock do not.
+        self._boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def learn(self, origins: dict[int, Origin], policies: dict[int, EndpointPolicy]) -> None:
+        """Remembers the names behind a revision's cookies and policy ids."""
+        for cookie, origin in origins.items():
+            self._origins[cookie] = origin
+            self._origins.move_to_end(cookie)
+        for policy_id, policy in policies.items():
+            self._selected_by[policy_id] = policy.selected_by
+            self._selected_by.move_to_end(policy_id)
+        for table in (self._origins, self._selected_by):
+            while len(table) > REMEMBERED_RULES:
+                table.popitem(last=False)
+
+    def origin(self, cookie: int) -> str:
+        """The rule a kernel entry came from."""
+        origin = self._origins.get(cookie)
+        return str(origin) if origin is not None else ""
+
+    def kernel_events(self, events: Iterable[Event]) -> None:
+        """Records what the datapath dropped."""
+        for event in events:
+            self._write(self._flow(event))
+
+    def flows(self, flows: Iterable[Flow]) -> None:
+        """Records what the proxies refused."""
+        for flow in flows:
+            if flow.verdict != Verdict.FORWARDED:
+                self._write(flow)
+
+    def _flow(self, event: Event) -> Flow:
+        try:
+            reason = Reason(event.reason)
+        except ValueError:
+            reason = Reason.POLICY_DENIED
+        return Flow(
+            time=self._boot + event.time_ns / 1e9,
+            layer="packet",
+            verdict=Verdict(event.verdict),
+            reason=reason,
+            direction=Direction(event.direction),
+            protocol=event.protocol,
+            source=FlowPeer(event.source, event.source_port, event.source_identity),
+            destination=FlowPeer(event.destination, event.destination_port, event.destination_identity),
+            endpoint=event.endpoint_id,
+            rule=self.origin(event.cookie),
+            policies=self._selected_by.get(event.policy_id, ()),
+            revision=event.revision,
+        )
+
+    def _write(self, flow: Flow) -> None:
+        self._log.write(self._complete(flow))
+
+    def _complete(self, flow: Flow) -> Flow:
+        endpoint = self._endpoints.get(flow.endpoint)
+        source, destination = self._named(flow.source), self._named(flow.destination)
+        if endpoint is not None:
+            subject = source if flow.direction == Direction.EGRESS else destination
+            subject.endpoint, subject.name = endpoint.id, endpoint.declared.name
+            subject.labels = subject.labels or endpoint.declared.labels
+        return msgspec.structs.replace(flow, source=source, destination=destination)
+
+    def _named(self, peer: FlowPeer) -> FlowPeer:
+        endpoint = self._endpoints.get(peer.endpoint) if peer.endpoint else self._endpoints.at(peer.address)
+        return msgspec.structs.replace(
+            peer,
+            labels=peer.labels or self._labels_of(peer.identity),
+            endpoint=endpoint.id if endpoint is not None else peer.endpoint,
+            name=endpoint.declared.name if endpoint is not None else peer.name,
+        )

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data-plane process's side of the wire: it listens, obeys one agent at a time, and sends its flows.
+
+It never waits for the agent: flows go to a bounded buffer, and what finds it full is counted. Without an agent the process
+goes on judging with what it has.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from l7agent import wire
+from l7observe.flow import Flow
+from l7observe.tasks import Tasks
+from l7policy.model import Snapshot
+
+BUFFERED_FLOWS: Final = 16384
+BATCH: Final = 256
+FLUSH_SECONDS: Final = 0.05
+
+
+class Role(Protocol):
+    """What the agent steers in a data-plane process."""
+
+    def prepare(self, snapshot: Snapshot) -> str:
+        """Gets ready for a revision. Returns an error, or an empty string."""
+
+    def commit(self, revision: int) -> None:
+        """The kernel has flipped to this revision."""
+
+    def abort(self, revision: int) -> None:
+        """The prepared revision is called off."""
+
+    def answer(self, question: str) -> Any:
+        """Plain values for the agent's API."""
+
+
+class AlreadyRunning(Exception):
+    """Another process serves this socket."""
+
+
+class ControlPort:
+    """Serves one role on a unix socket (mode 0600)."""
+
+    def __init__(
+        self, path: Path, hello: Callable[[], wire.Hello], role: Role, shutdown: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._path = path
+        self._hello = hello
+        self._role = role
+        self._shutdown = shutdown
+        self._tasks = Tasks()
+        self._flows: deque[Flow] = deque()
+        self._lost = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._wake = asyncio.Event()
+        self._server: asyncio.Server | None = None
+
+    def record(self, flow: Flow) -> None:
+        """Queues a flow for the agent; never blocks."""
+        if len(self._flows) >= BUFFERED_FLOWS:
+            self._lost += 1
+            return
+        self._flows.append(flow)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def start(self) -> None:
+        """Binds the socket. Raises AlreadyRunning if a live process holds it."""
+        if self._path.exists():
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+                try:
+                    probe.connect(str(self._path))
+                except OSError:
+                    self._path.unlink(missing_ok=True)
+                else:
+                    raise AlreadyRunning(f"{self._path}: another process is serving it")
+        old_mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, str(self._path))
+        finally:
+            os.umask(old_mask)
+        self._tasks.start(self._send_flows(), name="send-flows")
+
+    async def close(self) -> None:
+        """Stops listening and removes the socket."""
+        if self._server is not None:
+            self._server.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._path.unlink(missing_ok=True)
+        await self._tasks.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The newest agent wins: an older one's connection is what a killed agent left behind.
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = writer
+        writer.write(wire.frame(self._hello()))
+        self._wake.set()
+        try:
+            while (message := await wire.read_from_agent(reader)) is not None:
+                await self._obey(message, writer)
+        except wire.WireError:
+            pass  # the agent replaces a process it cannot talk to
+        finally:
+            if self._writer is writer:
+                self._writer = None
+            writer.close()
+
+    async def _obey(self, message: wire.ToProcess, writer: asyncio.StreamWriter) -> None:
+        match message:
+            case wire.Prepare(snapshot):
+                error = self._role.prepare(snapshot)
+                writer.write(wire.frame(wire.Prepared(snapshot.revision, error)))
+            case wire.Commit(revision):
+                self._role.commit(revision)
+            case wire.Abort(revision):
+                self._role.abort(revision)
+            case wire.Ask(number, question):
+                writer.write(wire.frame(wire.Answer(number, self._role.answer(question))))
+            case wire.Shutdown(drain):
+                await self._shutdown(drain)
+
+    async def _send_flows(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._flows and self._writer is not None:
+                batch = [self._flows.popleft() for _ in range(min(BATCH, len(self._flows)))]
+                self._writer.write(wire.frame(wire.Flows(batch, self._lost)))
+                try:
+                    await self._writer.drain()
+                except ConnectionError:
+                    self._lost += len(batch)
+            # Batches grow under load instead of the number of writes.
+            await asyncio.sleep(FLUSH_SECONDS)

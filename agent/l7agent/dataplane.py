@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the data-plane processes' entry points share: kernel maps, listeners' registration, signals."""
+
+import asyncio
+import signal
+import socket
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Final
+
+from l7agent.config import Config
+from l7bpf.maps import Maps
+from l7policy.verdict import Protocol, ProxyKind
+
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+LAYOUT: Final = "v1"
+"""Version of the kernel's map layouts and program interfaces; part of the pins' path."""
+
+
+def version() -> str:
+    """Of the installed package."""
+    return installed_version("l7gate")
+
+
+def pins(config: Config) -> Path:
+    """The versioned folder of everything pinned."""
+    return Path(config.pins) / LAYOUT
+
+
+def open_maps(config: Config) -> Maps:
+    """The maps the agent made. Raises DatapathError if there are none."""
+    return Maps.open(pins(config))
+
+
+def register(maps: Maps, sock: socket.socket, proxy: ProxyKind, protocol: Protocol, slot: int) -> None:
+    """Makes the kernel steer redirected flows to this socket; it forgets the socket when it is closed."""
+    family = 4 if sock.family == socket.AF_INET else 6
+    maps.listeners.register(proxy=proxy, family=family, protocol=protocol, slot=slot, fd=sock.fileno())
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT end the process in order."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # The agent's log may be a terminal or a pipe that goes away; that must not end a data-plane process.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

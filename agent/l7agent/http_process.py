@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`l7d http`: one worker of the HTTP proxy. Wires sockets, kernel tables, enforcement and the agent's wire together.
+
+Failure verdict: without a snapshot every request is refused, and without this process the kernel drops what would need it.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from l7agent import dataplane, wire
+from l7agent.config import Config
+from l7agent.control_port import ControlPort
+from l7agent.tables import KernelTables
+from l7policy.enforcement import Enforcement
+from l7policy.model import Snapshot
+from l7policy.verdict import Protocol, ProxyKind
+from l7proxy import sockets
+from l7proxy.server import HttpServer, Limits
+
+HTTP_PORT = 10080
+
+
+class HttpRole:
+    """What the agent steers: the snapshots this worker judges by."""
+
+    def __init__(self, enforcement: Enforcement) -> None:
+        self._enforcement = enforcement
+        self.revision = 0
+
+    def prepare(self, snapshot: Snapshot) -> str:
+        """Keeps the snapshot beside the one in force."""
+        self._enforcement.prepare(snapshot)
+        return ""
+
+    def commit(self, revision: int) -> None:
+        """Forgets older snapshots."""
+        self._enforcement.commit(revision)
+        self.revision = revision
+
+    def abort(self, revision: int) -> None:
+        """Forgets the prepared snapshot."""
+        self._enforcement.abort(revision)
+
+    def answer(self, question: str) -> Any:
+        """Nothing to tell yet but what `status` shows."""
+        return {"question": question, "revision": self.revision}
+
+
+async def serve(config: Config, slot: int) -> None:
+    """Runs the worker until it is told to stop."""
+    maps = dataplane.open_maps(config)
+    enforcement = Enforcement(KernelTables(maps))
+    role = HttpRole(enforcement)
+    stop = asyncio.Event()
+    limits = Limits(
+        head_timeout=config.http.head_timeout,
+        idle_timeout=config.http.idle_timeout,
+        connect_timeout=config.http.connect_timeout,
+        max_connections=config.http.max_connections,
+        max_head_bytes=config.http.max_head_bytes,
+    )
+
+    async def shutdown(drain: float) -> None:
+        await server.close(drain)
+        stop.set()
+
+    port = ControlPort(
+        Path(config.run) / f"http-{slot}.sock",
+        lambda: wire.Hello(wire.PROTOCOL, "http", slot, os.getpid(), dataplane.version(), role.revision),
+        role,
+        shutdown,
+    )
+    server = HttpServer(enforcement, port.record, limits)
+    listeners = [sockets.listener(family, HTTP_PORT) for family in dataplane.FAMILIES]
+    await server.start(listeners)
+    for listener in listeners:
+        dataplane.register(maps, listener, ProxyKind.HTTP, Protocol.TCP, slot)
+    await port.start()
+    dataplane.stop_on_signals(stop)
+    await stop.wait()
+    await port.close()
+    await server.close(0)

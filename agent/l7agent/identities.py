@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers for label sets and CIDRs, the same after a restart: the kernel's tables outlive the agent.
+
+FQDN identities are not numbered here; the DNS process does that (`l7dns.identities`).
+"""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from l7agent import statefile
+from l7policy import ids
+from l7policy.ids import IdentityId
+from l7policy.model import Labels
+
+RESERVED: Final[dict[IdentityId, Labels]] = {
+    ids.HOST: frozenset({"reserved:host"}),
+    ids.WORLD: frozenset({"reserved:world"}),
+    ids.REMOTE_NODE: frozenset({"reserved:remote-node"}),
+}
+
+
+class IdentitiesExhausted(Exception):
+    """More different label sets than there are numbers."""
+
+
+class _Saved(msgspec.Struct):
+    workloads: dict[str, int]
+    cidrs: dict[str, int]
+
+
+def _key(labels: Labels) -> str:
+    return ";".join(sorted(labels))
+
+
+class Identities:
+    """Allocates identities and remembers them on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads `path` if it exists. Raises StateError."""
+        self._path = path
+        self._saved = statefile.load(path, _Saved) or _Saved({}, {})
+
+    def workload(self, labels: Labels) -> IdentityId:
+        """The cluster identity of a workload's labels."""
+        return self._number(self._saved.workloads, labels, ids.FIRST_CLUSTER_IDENTITY, 1 << 16)
+
+    def cidr(self, labels: Labels) -> IdentityId:
+        """The local identity of a CIDR's labels (its own prefix and every policy prefix around it)."""
+        return self._number(self._saved.cidrs, labels, ids.FIRST_LOCAL_IDENTITY, ids.FIRST_FQDN_IDENTITY)
+
+    def _number(self, table: dict[str, int], labels: Labels, first: int, end: int) -> IdentityId:
+        key = _key(labels)
+        known = table.get(key)
+        if known is not None:
+            return IdentityId(known)
+        number = max(table.values(), default=first - 1) + 1
+        if number >= end:
+            taken = set(table.values())
+            free = next((candidate for candidate in range(first, end) if candidate not in taken), None)
+            if free is None:
+                raise IdentitiesExhausted(f"all {end - first} identities are in use")
+            number = free
+        table[key] = number
+        return IdentityId(number)
+
+    def retain(self, used: set[IdentityId]) -> None:
+        """Forgets every number that is not used any more, and writes the rest to disk. Raises OSError."""
+        for table in (self._saved.workloads, self._saved.cidrs):
+            for key in [key for key, number in table.items() if number not in used]:
+                del table[key]
+        statefile.save(self._path, self._saved)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel's tables hold for the agent, and the steps by which they change (`l7agent.reload` gives the order).
+
+One writer per entry: this class writes entries of identities the agent numbers, ipcache prefixes of the agent, endpoints
+and the revision. Rows of FQDN identities belong to the DNS process and are never touched here, except that entries of
+policies nobody uses any more are swept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from l7agent.compilation import Compiled
+from l7agent.endpoints import Endpoints
+from l7bpf.layouts import EndpointRow, PolicyEntry, PolicyKey
+from l7bpf.maps import Counter, Fill, Maps
+from l7dns.kernel import key_and_entry
+from l7policy.entries import entries
+from l7policy.ids import ANY_IDENTITY, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
+from l7policy.model import EndpointPolicy, Labels, Snapshot, hash64
+
+ENFORCE_EGRESS = 1
+ENFORCE_INGRESS = 2
+
+@dataclass(slots=True)
+class _Staged:
+    compiled: Compiled
+    snapshot: Snapshot
+    rows: dict[EndpointId, EndpointRow]
+    places: dict[EndpointId, tuple[int, tuple[str, ...]]]
+    """Interface index and addresses of each endpoint that is there."""
+    written: list[tuple[PolicyId, IdentityId]] = field(default_factory=list)
+    new_rows: list[EndpointId] = field(default_factory=list)
+
+class KernelState:
+    """The agent's rows of the kernel's tables."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self._keys: dict[tuple[PolicyId, IdentityId], tuple[PolicyKey, ...]] = {}
+        """What this agent wrote. Rows of an agent before it are swept by the first `collect`."""
+        self._policies: dict[PolicyId, EndpointPolicy] = {}
+        self._ids: dict[bytes, PolicyId] = {}
+        self._identities: dict[IdentityId, Labels] = {}
+        self._selector_labels: dict[int, str] = {}
+        self._staged: _Staged | None = None
+        self._adopted = False
+        taken = [row.policy_id for _, row in maps.endpoints.items()]
+        taken += [key.policy_id for key, _ in maps.policy.items()]
+        self._next_policy = max(taken, default=0) + 1
+
+    # -- the transaction ------------------------------------------------------------------------------------------
+
+    def stage(self, compiled: Compiled, endpoints: Endpoints, revision: int) -> Snapshot:
+        """Writes what nothing refers to yet. Raises MapFull or OSError; then call `unstage`."""
+        policies: dict[PolicyId, EndpointPolicy] = {}
+        rows: dict[EndpointId, EndpointRow] = {}
+        places: dict[EndpointId, tuple[int, tuple[str, ...]]] = {}
+        for endpoint in endpoints:
+            policy = compiled.endpoint_policies[endpoint.id]
+            policy_id = self._policy_id(policy)
+            policies[policy_id] = policy
+            ifindex = endpoint.attachment.ifindex if endpoint.attachment else 0
+            flags = ENFORCE_EGRESS * policy.enforce_egress | ENFORCE_INGRESS * policy.enforce_ingress
+            rows[endpoint.id] = EndpointRow(
+                policy_id=policy_id,
+                identity=compiled.endpoint_identities[endpoint.id],
+                ifindex=ifindex,
+                flags=flags,
+            )
+            if endpoint.attachment is not None:
+                places[endpoint.id] = (ifindex, endpoint.attachment.addresses)
+        snapshot = Snapshot(
+            revision=Revision(revision),
+            policies=policies,
+            identities={number: tuple(sorted(labels)) for number, labels in compiled.identities.items()},
+            prefixes=compiled.prefixes,
+            selectors=compiled.selectors,
+        )
+        self._staged = staged = _Staged(compiled, snapshot, rows, places)
+        for selector in compiled.selectors:
+            self._selector_labels[hash64(selector.label)] = selector.label
+        # New identities must be known to the old policies too: a prefix changes identity before endpoints change policy.
+        for policy_id, policy in {**self._policies, **policies}.items():
+            self._write(staged, policy_id, policy, ANY_IDENTITY, None)
+            for identity, labels in {**self._identities, **compiled.identities}.items():
+                self._write(staged, policy_id, policy, identity, labels)
+        for endpoint_id, row in rows.items():
+            # Rows that are new take their room now, so that publishing cannot fail.
+            if self._maps.endpoints.get(endpoint_id) is None:
+                self._maps.endpoints.update(endpoint_id, row)
+                staged.new_rows.append(endpoint_id)
+        return snapshot
+
+    def _policy_id(self, policy: EndpointPolicy) -> PolicyId:
+        known = self._ids.get(policy.digest)
+        if known is None:
+            known = self._ids[policy.digest] = PolicyId(self._next_policy)
+            self._next_policy += 1
+        return known
+
+    def _write(
+        self, staged: _Staged, policy_id: PolicyId, policy: EndpointPolicy, identity: IdentityId, labels: Labels | None
+    ) -> None:
+        if (policy_id, identity) in self._keys:
+            return
+        rows = [key_and_entry(policy_id, entry) for entry in entries(policy, identity, labels)]
+        staged.written.append((policy_id, identity))
+        self._keys[policy_id, identity] = tuple(key for key, _ in rows)
+        for key, entry in rows:
+            self._maps.policy.update(key, entry)
+
+    def unstage(self) -> None:
+        """Takes back what was staged."""
+        if self._staged is None:
+            return
+        for pair in self._staged.written:
+            for key in self._keys.pop(pair):
+                self._maps.policy.delete(key)
+        for endpoint_id in self._staged.new_rows:
+            self._maps.endpoints.delete(endpoint_id)
+        self._ids = {policy.digest: policy_id for policy_id, policy in self._policies.items()}
+        self._staged = None
+
+    def publish(self) -> None:
+        """Puts what was staged into force: prefixes, then endpoints, then the revision."""
+        staged = self._require_staged()
+        held = dict(self._maps.ipcache.items())
+        for prefix, identity in staged.compiled.prefixes.items():
+            current = held.get(prefix)
+            if current != identity and not (current is not None and is_fqdn_identity(current)):
+                self._maps.ipcache.update(prefix, identity)
+        for endpoint_id, row in staged.rows.items():
+            self._maps.endpoints.update(endpoint_id, row)
+        for endpoint_id, (ifindex, addresses) in staged.places.items():
+            for address in addresses:
+                self._maps.endpoint_by_address.update(address, endpoint_id)
+            self._maps.endpoint_by_ifindex.update(ifindex, endpoint_id)
+        self._maps.config.set_revision(staged.snapshot.revision)
+
+    def collect(self) -> None:
+        """Deletes what nothing refers to any more, an earlier agent's rows included."""
+        staged = self._require_staged()
+        compiled = staged.compiled
+        self._policies = dict(staged.snapshot.policies)
+        self._identities = dict(compiled.identities)
+        self._ids = {policy.digest: policy_id for policy_id, policy in self._policies.items()}
+        for prefix, identity in list(self._maps.ipcache.items()):
+            if prefix not in compiled.prefixes and not is_fqdn_identity(identity):
+                self._maps.ipcache.delete(prefix)
+        self._collect_endpoints(staged)
+        for policy_id, identity in list(self._keys):
+            if policy_id not in self._policies or (identity and identity not in self._identities):
+                for key in self._keys.pop((policy_id, identity)):
+                    self._maps.policy.delete(key)
+        if not self._adopted:
+            mine = {key for keys in self._keys.values() for key in keys}
+            for key, _ in list(self._maps.policy.items()):
+                if key.policy_id not in self._policies or not (key in mine or is_fqdn_identity(key.identity)):
+                    self._maps.policy.delete(key)
+            self._adopted = True
+        self._staged = None
+
+    def _collect_endpoints(self, staged: _Staged) -> None:
+        indexes = {ifindex: endpoint_id for endpoint_id, (ifindex, _) in staged.places.items()}
+        owners = {address: endpoint_id for endpoint_id, (_, all_) in staged.places.items() for address in all_}
+        for ifindex, endpoint_id in list(self._maps.endpoint_by_ifindex.items()):
+            if indexes.get(ifindex) != endpoint_id:
+                self._maps.endpoint_by_ifindex.delete(ifindex)
+        for address, endpoint_id in list(self._maps.endpoint_by_address.items()):
+            if owners.get(address) != endpoint_id:
+                self._maps.endpoint_by_address.delete(address)
+        for endpoint_id, _ in list(self._maps.endpoints.items()):
+            if endpoint_id not in staged.rows:
+                self._maps.endpoints.delete(endpoint_id)
+
+    def _require_staged(self) -> _Staged:
+        assert self._staged is not None, "stage comes first"  # noqa: S101 - a bug, not an input
+        return self._staged
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def labels_of(self, identity: int) -> tuple[str, ...]:
+        """The labels behind a number, learnt ones included."""
+        labels = self._identities.get(IdentityId(identity))
+        if labels is not None:
+            return tuple(sorted(labels))
+        row = self._maps.fqdn_identities.get(identity) if is_fqdn_identity(identity) else None
+        if row is None:
+            return ()
+        learnt = (self._selector_labels.get(selector, "") for selector in row.selectors)
+        return tuple(sorted({*self.labels_of(row.base_identity), *learnt} - {""}))
+
+    def identities(self) -> list[int]:
+        """Every number in use."""
+        return sorted({*self._identities, *(identity for identity, _ in self._maps.fqdn_identities.items())})
+
+    def policy_of(self, endpoint_id: int) -> int:
+        """The policy id in force for an endpoint, 0 if it has none."""
+        row = self._maps.endpoints.get(endpoint_id)
+        return 0 if row is None else row.policy_id
+
+    def policy_entries(self) -> Iterator[tuple[PolicyKey, PolicyEntry]]:
+        """The verdict entries as the kernel holds them."""
+        return iter(sorted(self._maps.policy.items(), key=lambda row: row[0]))
+
+    def ipcache(self) -> list[tuple[str, int]]:
+        """The prefixes as the kernel holds them."""
+        return sorted(self._maps.ipcache.items())
+
+    def drops(self) -> list[tuple[int, Counter]]:
+        """Packets and bytes by reason number."""
+        return [(number, counter) for number, counter in self._maps.metrics.items() if counter.packets]
+
+    def events_lost(self) -> int:
+        """Drops that the ring had no room to tell of."""
+        return self._maps.metrics.events_lost()
+
+    def fills(self) -> list[Fill]:
+        """How full each table is."""
+        return self._maps.fills()
+
+__all__ = ["FqdnPeer", "Endpoint", "KernelState"]

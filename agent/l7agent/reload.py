@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transaction that brings a compiled rule set into force: everything or nothing, with no packet unjudged between.
+
+    stage     entries of new policies and new identities are written beside the old ones; nothing refers to them yet
+    prepare   dns and every http worker acknowledge the snapshot; from here they can judge under both revisions
+    publish   ipcache prefixes, then each endpoint's policy id (one write each), then the revision: conntrack entries and
+              kept-alive connections of older revisions are judged again
+    collect   what nothing refers to any more is deleted
+
+A failure before publish unstages and nothing has changed. Publishing only overwrites rows that exist or were made room for
+while staging, so it does not fail for want of space.
+"""
+
+from dataclasses import dataclass
+
+from l7agent.compilation import Compiled
+from l7agent.endpoints import Endpoints
+from l7agent.kernel_state import KernelState
+from l7agent.supervisor import NotAcknowledged, Supervisor
+from l7bpf.maps import MapFull
+from l7policy.model import Snapshot
+
+
+class ReloadFailed(Exception):
+    """The rule set did not come into force; the one before it is untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload did."""
+
+    revision: int
+    changed: bool
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    modified: tuple[str, ...] = ()
+    endpoints_changed: int = 0
+    seconds: float = 0.0
+
+
+async def transact(
+    compiled: Compiled, revision: int, endpoints: Endpoints, kernel: KernelState, supervisor: Supervisor
+) -> Snapshot:
+    """Brings `compiled` into force as `revision`. Raises ReloadFailed."""
+    try:
+        snapshot = kernel.stage(compiled, endpoints, revision)
+    except (MapFull, OSError) as error:
+        kernel.unstage()
+        raise ReloadFailed(f"the kernel could not take the rules: {error}") from error
+    try:
+        await supervisor.prepare(snapshot)
+    except NotAcknowledged as error:
+        kernel.unstage()
+        raise ReloadFailed(f"not every process got ready: {error}") from error
+    try:
+        kernel.publish()
+    except (MapFull, OSError) as error:
+        supervisor.abort(revision)
+        kernel.unstage()
+        raise ReloadFailed(f"the kernel could not take the rules: {error}") from error
+    supervisor.commit(snapshot)
+    kernel.collect()
+    return snapshot

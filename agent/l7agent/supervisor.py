@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the data-plane processes running and in step: adopts the ones it finds, starts the ones it does not.
+
+They live in sessions of their own and survive the agent. A process counts as ready only once it has acknowledged the
+revision in force; one that is down is started again at once, then after growing pauses.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from l7agent import wire
+from l7observe.flow import Flow
+from l7observe.tasks import Tasks
+from l7policy.model import Snapshot
+
+START_SECONDS: Final = 10.0
+ACKNOWLEDGE_SECONDS: Final = 10.0
+SHORTEST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 5.0
+STABLE_SECONDS: Final = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class NotAcknowledged(Exception):
+    """A process did not get ready for a revision; nothing may be flipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One place for a process: ``dns-0``, ``http-1``."""
+
+    kind: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """As shown to people and used for its socket."""
+        return f"{self.kind}-{self.number}"
+
+
+class DataProcess:
+    """One supervised process."""
+
+    def __init__(self, slot: Slot, run: Path, command: list[str], on_flows: Callable[[list[Flow]], None]) -> None:
+        self.slot = slot
+        self.pid = 0
+        self.state = "down"
+        self.revision = 0
+        self.restarts = 0
+        self.adopted = False
+        self.flows_lost = 0
+        self._socket = run / f"{slot.name}.sock"
+        self._command = command
+        self._on_flows = on_flows
+        self._active: Snapshot | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._child: asyncio.subprocess.Process | None = None
+        self._prepared: dict[int, asyncio.Future[str]] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._asked = 0
+        self.ready = asyncio.Event()
+        """Set while the process judges under the revision in force (or waits for the first one)."""
+
+    async def run(self) -> None:
+        """Supervises until cancelled. Leaves the process running: it must survive the agent."""
+        pause = SHORTEST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                reader = await self._connect()
+                await self._serve(reader)
+            except (OSError, wire.WireError, TimeoutError) as error:
+                _log.warning("%s: %s", self.slot.name, error)
+            finally:
+                self._lost()
+            pause = SHORTEST_PAUSE if time.monotonic() - began > STABLE_SECONDS else min(pause * 2, LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+    async def _connect(self) -> asyncio.StreamReader:
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(str(self._socket))
+        except OSError:
+            await self._start()
+            reader, self._writer = await self._await_socket()
+            self.adopted = False
+        else:
+            self.adopted = self._child is None
+        return reader
+
+    async def _start(self) -> None:
+        if self._child is not None:
+            await self._kill(self._child.pid)
+            self.restarts += 1
+        self.state = "starting"
+        # Its own session: a signal to the agent's group must not reach it.
+        self._child = await asyncio.create_subprocess_exec(
+            *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
+        self.pid = self._child.pid
+
+    async def _kill(self, pid: int) -> None:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        if self._child is not None and self._child.pid == pid:
+            await self._child.wait()
+            self._child = None
+
+    async def _await_socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(self._socket))
+            except OSError:
+                if self._child is not None and self._child.returncode is not None:
+                    raise OSError(f"exited with status {self._child.returncode} before it was ready") from None
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not ready within {START_SECONDS:.0f} s") from None
+                await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader) -> None:
+        hello = await asyncio.wait_for(wire.read_from_process(reader), START_SECONDS)
+        if not isinstance(hello, wire.Hello) or hello.protocol != wire.PROTOCOL:
+            if isinstance(hello, wire.Hello):
+                _log.warning("%s: pid %d speaks protocol %d; replacing it", self.slot.name, hello.pid, hello.protocol)
+                await self._kill(hello.pid)
+            raise wire.WireError("did not say hello in this version's words")
+        self.pid, self.revision = hello.pid, hello.revision
+        if self._active is None:
+            self._become_ready()
+        else:
+            self._send(wire.Prepare(self._active))
+            self._send(wire.Commit(self._active.revision))
+        while (message := await wire.read_from_process(reader)) is not None:
+            match message:
+                case wire.Prepared(revision, error):
+                    self._acknowledged(revision, error)
+                case wire.Flows(flows, lost):
+                    self.flows_lost = lost
+                    self._on_flows(flows)
+                case wire.Answer(number, value):
+                    future = self._answers.pop(number, None)
+                    if future is not None and not future.done():
+                        future.set_result(value)
+                case wire.Hello():
+                    raise wire.WireError("said hello twice")
+
+    def _become_ready(self) -> None:
+        self.state = "ready"
+        self.ready.set()
+        _log.info("%s: ready (pid %d, %s)", self.slot.name, self.pid, "adopted" if self.adopted else "started")
+
+    def _acknowledged(self, revision: int, error: str) -> None:
+        future = self._prepared.pop(revision, None)
+        if future is not None and not future.done():
+            future.set_result(error)
+        elif self._active is not None and revision == self._active.revision:
+            if error:
+                raise wire.WireError(f"cannot judge under revision {revision}: {error}")
+            self.revision = revision
+            self._become_ready()
+
+    def _lost(self) -> None:
+        self.ready.clear()
+        self.state = "down"
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for future in (*self._prepared.values(), *self._answers.values()):
+            if not future.done():
+                future.set_exception(ConnectionError(f"{self.slot.name} went away"))
+        self._prepared.clear()
+        self._answers.clear()
+
+    def _send(self, message: wire.ToProcess) -> None:
+        if self._writer is None:
+            raise ConnectionError(f"{self.slot.name} is not connected")
+        self._writer.write(wire.frame(message))
+
+    async def prepare(self, snapshot: Snapshot) -> None:
+        """Gives it a revision to get ready for. Raises NotAcknowledged."""
+        try:
+            await asyncio.wait_for(self.ready.wait(), ACKNOWLEDGE_SECONDS)
+            future = asyncio.get_running_loop().create_future()
+            self._prepared[snapshot.revision] = future
+            self._send(wire.Prepare(snapshot))
+            error = await asyncio.wait_for(future, ACKNOWLEDGE_SECONDS)
+        except TimeoutError:
+            raise NotAcknowledged(f"{self.slot.name} did not answer within {ACKNOWLEDGE_SECONDS:.0f} s") from None
+        except ConnectionError as error:
+            raise NotAcknowledged(str(error)) from error
+        if error:
+            raise NotAcknowledged(f"{self.slot.name}: {error}")
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """Tells it that the kernel flipped. A process that is down learns of it when it is back."""
+        self._active = snapshot
+        if self._writer is not None:
+            self._send(wire.Commit(snapshot.revision))
+            self.revision = snapshot.revision
+
+    def abort(self, revision: int) -> None:
+        """Calls a prepared revision off."""
+        if self._writer is not None:
+            self._send(wire.Abort(revision))
+
+    async def ask(self, question: str) -> Any:
+        """Puts a question. Raises ConnectionError or TimeoutError."""
+        self._asked += 1
+        number = self._asked
+        future = asyncio.get_running_loop().create_future()
+        self._answers[number] = future
+        self._send(wire.Ask(number, question))
+        try:
+            return await asyncio.wait_for(future, ACKNOWLEDGE_SECONDS)
+        finally:
+            self._answers.pop(number, None)
+
+
+class Supervisor:
+    """All data-plane processes of the node."""
+
+    def __init__(self, run: Path, config: Path | None, http_workers: int, on_flows: Callable[[list[Flow]], None]) -> None:
+        def command(slot: Slot) -> list[str]:
+            arguments = [sys.executable, "-m", "l7agent.main"]
+            if config is not None:
+                arguments += ["--config", str(config)]
+            return [*arguments, slot.kind, "--slot", str(slot.number)]
+
+        slots = [Slot("dns", 0), *(Slot("http", number) for number in range(http_workers))]
+        self.processes = tuple(DataProcess(slot, run, command(slot), on_flows) for slot in slots)
+        self._tasks = Tasks()
+
+    def start(self) -> None:
+        """Begins to adopt and start processes."""
+        for process in self.processes:
+            self._tasks.start(process.run(), name=f"supervise-{process.slot.name}")
+
+    async def close(self) -> None:
+        """Stops supervising. The processes go on."""
+        await self._tasks.close()
+
+    @property
+    def dns(self) -> DataProcess:
+        """The one that knows names."""
+        return self.processes[0]
+
+    async def prepare(self, snapshot: Snapshot) -> None:
+        """Gets every process ready for a revision, or none. Raises NotAcknowledged saying who was not."""
+        results = await asyncio.gather(
+            *(process.prepare(snapshot) for process in self.processes), return_exceptions=True
+        )
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            self.abort(snapshot.revision)
+            for failure in failures:
+                if not isinstance(failure, NotAcknowledged):
+                    raise failure
+            raise NotAcknowledged("; ".join(str(failure) for failure in failures))
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """Tells every process that the kernel flipped."""
+        for process in self.processes:
+            process.commit(snapshot)
+
+    def abort(self, revision: int) -> None:
+        """Calls a prepared revision off everywhere."""
+        for process in self.processes:
+            process.abort(revision)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API shows, as plain values. Shapes: docs/reference/api.md."""
+
+import os
+import socket
+import time
+from typing import Any
+
+from l7agent import dataplane
+from l7agent.agent import Agent
+from l7agent.endpoints import Endpoint
+from l7agent.reload import Change
+from l7policy import ids
+from l7policy.changes import Changes
+from l7policy.documents import Policy
+from l7policy.entries import describe_port
+from l7policy.errors import PolicyErrors
+from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
+
+View = dict[str, Any]
+VERDICTS = ("allow", "deny", "redirect")
+
+
+def problems(errors: PolicyErrors) -> list[View]:
+    """Each error and where it is."""
+    return [
+        {"path": e.path, "line": e.line, "column": e.column, "message": e.message, "hint": e.hint} for e in errors.errors
+    ]
+
+
+def status(agent: Agent) -> View:
+    """The whole picture."""
+    compiled = agent.compiled
+    return {
+        "version": dataplane.version(),
+        "pid": os.getpid(),
+        "uptime_seconds": round(time.time() - agent.started, 3),
+        "revision": agent.snapshot.revision if agent.snapshot else 0,
+        "policies": len(compiled.policies) if compiled else 0,
+        "endpoints": len(agent.endpoints),
+        "identities": len(compiled.identities) if compiled else 0,
+        "node": {"hostname": socket.gethostname(), "kernel": os.uname().release},
+        "policy_load_error": agent.policy_load_error,
+        "processes": [
+            {
+                "name": process.slot.name,
+                "kind": process.slot.kind,
+                "pid": process.pid,
+                "state": process.state,
+                "revision": process.revision,
+                "restarts": process.restarts,
+                "adopted": process.adopted,
+                "flows_lost": process.flows_lost,
+            }
+            for process in agent.supervisor.processes
+        ],
+        "maps": [{"name": m.name, "entries": m.entries, "capacity": m.capacity} for m in agent.kernel.fills()],
+        "datapath": {
+            "layout": dataplane.LAYOUT,
+            "attach": agent.datapath.attach_mode,
+            "pins": str(dataplane.pins(agent.config)),
+            "uplinks": agent.datapath.uplinks,
+        },
+        "audit": {
+            "path": agent.config.audit.path,
+            "written": agent.audit.written,
+            "lost": agent.audit.lost,
+            "error": agent.audit.error,
+        },
+        "drops": [
+            {"reason": Reason(number).name, "packets": count.packets, "bytes": count.bytes}
+            for number, count in agent.kernel.drops()
+            if number in Reason.__members__.values()
+        ],
+        "events_lost": agent.kernel.events_lost(),
+    }
+
+
+def endpoint(agent: Agent, endpoint: Endpoint) -> View:
+    """One workload."""
+    policy = agent.compiled.endpoint_policies.get(endpoint.id) if agent.compiled else None
+    enforcing = {
+        (False, False): "none",
+        (True, False): "egress",
+        (False, True): "ingress",
+        (True, True): "both",
+    }[(policy.enforce_egress, policy.enforce_ingress) if policy else (False, False)]
+    attachment = endpoint.attachment
+    return {
+        "id": endpoint.id,
+        "name": endpoint.declared.name,
+        "netns": endpoint.declared.netns,
+        "interface": attachment.interface if attachment else "",
+        "ifindex": attachment.ifindex if attachment else 0,
+        "addresses": list(attachment.addresses) if attachment else [],
+        "labels": list(endpoint.declared.labels),
+        "identity": agent.compiled.endpoint_identities.get(endpoint.id, 0) if agent.compiled else 0,
+        "policy_id": agent.kernel.policy_of(endpoint.id),
+        "revision": agent.snapshot.revision if agent.snapshot else 0,
+        "policies": list(policy.selected_by) if policy else [],
+        "enforcing": enforcing,
+        "state": endpoint.state,
+        "message": endpoint.message,
+        "source": endpoint.declared.source,
+    }
+
+
+def endpoints(agent: Agent) -> list[View]:
+    """Every workload."""
+    return [endpoint(agent, one) for one in agent.endpoints]
+
+
+def identities(agent: Agent) -> list[View]:
+    """Every identity of this node, the learnt ones too."""
+
+    def kind(number: int) -> str:
+        if number < ids.FIRST_CLUSTER_IDENTITY:
+            return "reserved"
+        if number < ids.FIRST_LOCAL_IDENTITY:
+            return "workload"
+        return "fqdn" if ids.is_fqdn_identity(number) else "cidr"
+
+    used = list(agent.compiled.endpoint_identities.values()) if agent.compiled else []
+    return [
+        {"id": number, "labels": list(agent.kernel.labels_of(number)), "kind": kind(number), "endpoints": used.count(number)}
+        for number in agent.kernel.identities()
+    ]
+
+
+def _view_policy(agent: Agent, policy: Policy) -> View:
+    endpoint_policies = agent.compiled.endpoint_policies.values() if agent.compiled else ()
+    return {
+        "name": policy.name,
+        "kind": policy.kind,
+        "file": policy.file,
+        "line": policy.line,
+        "rules": len(policy.rules),
+        "directions": sorted(
+            {rule.direction.name.lower() for rule in policy.rules}
+            | ({"egress"} if policy.default_deny_egress else set())
+            | ({"ingress"} if policy.default_deny_ingress else set())
+        ),
+        "endpoints": sum(policy.name in one.selected_by for one in endpoint_policies),
+    }
+
+
+def rules(agent: Agent) -> View:
+    """The policies in force."""
+    policies = agent.compiled.policies if agent.compiled else ()
+    return {
+        "revision": agent.snapshot.revision if agent.snapshot else 0,
+        "policies": [_view_policy(agent, policy) for policy in policies],
+    }
+
+
+def revisions(agent: Agent) -> list[View]:
+    """The rule sets that are kept."""
+    active = agent.history.active
+    return [
+        {
+            "revision": kept.revision,
+            "time": kept.time,
+            "policies": kept.policies,
+            "active": kept is active,
+            "note": kept.note,
+        }
+        for kept in agent.history
+    ]
+
+
+def change(change: Change) -> View:
+    """What a reload did."""
+    return {
+        "revision": change.revision,
+        "changed": change.changed,
+        "added": list(change.added),
+        "removed": list(change.removed),
+        "modified": list(change.modified),
+        "endpoints_changed": change.endpoints_changed,
+        "milliseconds": round(change.seconds * 1000, 1),
+    }
+
+
+def difference(agent: Agent, compared: tuple[tuple[Policy, ...], Changes]) -> View:
+    """What a reload would do."""
+    policies, difference = compared
+    return {
+        "added": list(difference.added),
+        "removed": list(difference.removed),
+        "modified": list(difference.modified),
+        "endpoints": [
+            {"name": moved.name, "direction": moved.direction, "before": moved.before, "after": moved.after}
+            for moved in agent.affected(policies)
+        ],
+    }
+
+
+def bpf_policy(agent: Agent, endpoint: Endpoint | None) -> list[View]:
+    """The kernel's verdict entries, as they are in the kernel."""
+    users: dict[int, list[str]] = {}
+    for one in agent.endpoints:
+        users.setdefault(agent.kernel.policy_of(one.id), []).append(one.declared.name)
+    wanted = None if endpoint is None else agent.kernel.policy_of(endpoint.id)
+    return [
+        {
+            "policy_id": key.policy_id,
+            "endpoints": users.get(key.policy_id, []),
+            "direction": Direction(key.direction).name.lower(),
+            "identity": key.identity,
+            "labels": list(agent.kernel.labels_of(key.identity)) if key.identity else ["any"],
+            "protocol": Protocol(key.protocol).name if key.protocol else "ANY",
+            "port": describe_port(key.port, key.port_bits),
+            "verdict": VERDICTS[entry.verdict],
+            "proxy": ProxyKind(entry.proxy).name.lower(),
+            "precedence": entry.precedence,
+            "packets": entry.packets,
+            "bytes": entry.bytes,
+            "rule": agent.auditing.origin(entry.cookie),
+        }
+        for key, entry in agent.kernel.policy_entries()
+        if wanted is None or key.policy_id == wanted
+    ]
+
+
+def bpf_ipcache(agent: Agent) -> list[View]:
+    """The kernel's prefixes."""
+    return [
+        {"prefix": prefix, "identity": identity, "labels": list(agent.kernel.labels_of(identity))}
+        for prefix, identity in agent.kernel.ipcache()
+    ]

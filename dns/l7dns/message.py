@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Message: reading a query from the wire, and writing the answers that the proxy itself gives.
+
+A query is read strictly: one question, spelled out without compression, no record that its counters do not announce, no
+byte behind the last record. What is forwarded is then exactly what was judged, whatever parser the name server has.
+
+May not do I/O, nor judge names. Failure verdict: `Malformed`, which carries the reply to give (FORMERR or NOTIMP).
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from l7dns import names
+from l7dns.names import WireError
+
+HEADER: Final = struct.Struct("!HHHHHH")
+_PAIR: Final = struct.Struct("!HH")
+_FIXED: Final = struct.Struct("!HHIH")
+"""Type, class, TTL and data length of a record, behind its owner."""
+
+QR: Final = 0x8000
+OPCODE: Final = 0x7800
+RD: Final = 0x0100
+RA: Final = 0x0080
+CD: Final = 0x0010
+RCODE: Final = 0x000F
+DO: Final = 0x8000
+
+IN: Final = 1
+EDNS_PAYLOAD: Final = 1232
+"""What the proxy's own replies announce (DNS flag day 2020)."""
+
+
+class Type(IntEnum):
+    """The record types the proxy has to know. All others pass as numbers."""
+
+    A = 1
+    NS = 2
+    CNAME = 5
+    SOA = 6
+    PTR = 12
+    MX = 15
+    TXT = 16
+    AAAA = 28
+    SRV = 33
+    NAPTR = 35
+    OPT = 41
+    DS = 43
+    RRSIG = 46
+    NSEC = 47
+    DNSKEY = 48
+    TLSA = 52
+    SVCB = 64
+    HTTPS = 65
+    IXFR = 251
+    AXFR = 252
+    ANY = 255
+    CAA = 257
+
+
+_TYPE_NAMES: Final = {int(member): member.name for member in Type}
+
+
+class Rcode(IntEnum):
+    """What an answer says of itself."""
+
+    NOERROR = 0
+    FORMERR = 1
+    SERVFAIL = 2
+    NXDOMAIN = 3
+    NOTIMP = 4
+    REFUSED = 5
+    YXDOMAIN = 6
+    YXRRSET = 7
+    NXRRSET = 8
+    NOTAUTH = 9
+    NOTZONE = 10
+    BADVERS = 16
+    BADCOOKIE = 23
+
+
+_RCODE_NAMES: Final = {int(member): member.name for member in Rcode}
+
+
+class Ede(IntEnum):
+    """Extended DNS errors (RFC 8914), given to clients that speak EDNS."""
+
+    OTHER = 0
+    PROHIBITED = 18
+    NO_REACHABLE_AUTHORITY = 22
+    INVALID_DATA = 24
+
+
+def type_name(number: int) -> str:
+    """``AAAA``, or ``TYPE65534`` (RFC 3597)."""
+    return _TYPE_NAMES.get(number) or f"TYPE{number}"
+
+
+def rcode_name(number: int) -> str:
+    """``REFUSED``, or ``RCODE17``."""
+    return _RCODE_NAMES.get(number) or f"RCODE{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Edns:
+    """What an OPT record says."""
+
+    payload: int
+    version: int
+    extended_rcode: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query that can be read in one way only."""
+
+    id: int
+    flags: int
+    section: bytes
+    """The question section as sent: name with its letters' case, type, class."""
+    name: str
+    """Canonical: see `l7dns.names`."""
+    qtype: int
+    qclass: int
+    edns: Edns | None
+
+    @property
+    def wire_name(self) -> bytes:
+        """The name in wire form, lower case."""
+        return self.section[:-4].lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """What cannot be forwarded, and what to answer instead."""
+
+    problem: str
+    reply: bytes | None
+    """None: not even an ID, or a message that must not be answered lest two answerers keep each other busy."""
+    rcode: Rcode = Rcode.FORMERR
+    id: int = 0
+
+
+def parse_query(wire: bytes) -> Question | Malformed:
+    """Reads what a client sent."""
+    if len(wire) < HEADER.size:
+        return Malformed("shorter than a header", None)
+    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
+    if flags & QR:
+        # An error that came as a response gets no answer, so that no two answerers can feed each other for ever.
+        reply = None if flags & RCODE else _bare(ident, flags, Rcode.FORMERR)
+        return Malformed("a response where a query was expected", reply, id=ident)
+    if flags & OPCODE:
+        return Malformed("opcode other than QUERY", _bare(ident, flags, Rcode.NOTIMP), Rcode.NOTIMP, ident)
+    if questions != 1:
+        return Malformed(f"{questions} questions", _bare(ident, flags, Rcode.FORMERR), id=ident)
+    try:
+        end = names.end_of_plain(wire, HEADER.size)
+        position = end + 4
+        if position > len(wire):
+            raise WireError("question cut short")  # noqa: TRY301 - one handler builds every FORMERR
+        qtype, qclass = _PAIR.unpack_from(wire, end)
+        edns: Edns | None = None
+        if answers or authorities or additionals:
+            position, edns = _records(wire, position, answers + authorities, additionals)
+        if position != len(wire):
+            raise WireError("bytes behind the last record")  # noqa: TRY301
+    except WireError as error:
+        return Malformed(str(error), _bare(ident, flags, Rcode.FORMERR), id=ident)
+    section = wire[HEADER.size : end + 4]
+    return Question(ident, flags, section, names.text(section[:-4]), qtype, qclass, edns)
+
+
+def reply(question: Question, rcode: Rcode, error: Ede | None = None, text: str = "") -> bytes:
+    """The proxy's own answer: the question echoed byte by byte, no records, EDNS if the client spoke it."""
+    flags = QR | RA | (question.flags & (OPCODE | RD | CD)) | rcode
+    opt = b"" if question.edns is None else _opt(question.edns, error, text)
+    return HEADER.pack(question.id, flags, 1, 0, 0, 1 if opt else 0) + question.section + opt
+
+
+def find_edns(wire: bytes, position: int, count: int) -> tuple[int, Edns | None]:
+    """Reads `count` records; returns where they end and what the OPT record among them says. Raises WireError."""
+    edns: Edns | None = None
+    for _ in range(count):
+        owner = position
+        position = names.end_of(wire, position)
+        if position + _FIXED.size > len(wire):
+            raise WireError("record cut short")
+        rtype, rclass, ttl, length = _FIXED.unpack_from(wire, position)
+        position += _FIXED.size + length
+        if position > len(wire):
+            raise WireError("record data cut short")
+        if rtype == Type.OPT:
+            if edns is not None or wire[owner] != 0:
+                raise WireError("a second OPT record, or one with an owner")
+            edns = Edns(rclass, ttl >> 16 & 0xFF, ttl >> 24, ttl & 0xFFFF)
+    return position, edns
+
+
+def _records(wire: bytes, position: int, others: int, additionals: int) -> tuple[int, Edns | None]:
+    position, misplaced = find_edns(wire, position, others)
+    if misplaced is not None:
+        raise WireError("OPT record outside the additional section")
+    return find_edns(wire, position, additionals)
+
+
+def _bare(ident: int, flags: int, rcode: Rcode) -> bytes:
+    return HEADER.pack(ident, QR | RA | (flags & (OPCODE | RD | CD)) | rcode, 0, 0, 0, 0)
+
+
+def _opt(asked: Edns, error: Ede | None, text: str) -> bytes:
+    data = b""
+    if error is not None:
+        body = error.to_bytes(2, "big") + text.encode()
+        data = _PAIR.pack(15, len(body)) + body
+    return b"\0" + _FIXED.pack(Type.OPT, EDNS_PAYLOAD, asked.flags & DO, len(data)) + data

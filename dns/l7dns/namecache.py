@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Name cache: which addresses each name has and until when, and which names an address has.
+
+An index that reports every change of a (name, address) pair, so that whoever follows the reports knows what a rebuild
+would find. Caps: names in total (the least recently learnt goes), addresses per name (the earliest to expire goes).
+
+May not do I/O nor read a clock. Failure verdict: none; it forgets rather than grows.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A pair that came or went. A later expiry of a known pair is no change."""
+
+    added: bool
+    name: str
+    address: bytes
+
+
+@dataclass(slots=True)
+class _Record:
+    addresses: dict[bytes, float] = field(default_factory=dict)
+    """Packed address to expiry."""
+    endpoint: int = 0
+    """The workload that asked last."""
+
+
+class NameCache:
+    """Name → {address: expiry}, and address → names."""
+
+    def __init__(self, max_names: int = 100_000, max_addresses_per_name: int = 1000) -> None:
+        """Empty."""
+        self._max_names = max_names
+        self._max_addresses = max_addresses_per_name
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._names: dict[bytes, set[str]] = {}
+        self._due: list[tuple[float, str, bytes]] = []
+        self._pairs = 0
+        self.evicted_names = 0
+        self.evicted_addresses = 0
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return self._pairs
+
+    @property
+    def names(self) -> int:
+        """How many names."""
+        return len(self._records)
+
+    def put(self, name: str, addresses: Iterable[bytes], expiry: float, endpoint: int = 0) -> list[Change]:
+        """Adds pairs, or keeps the later expiry of those that are known."""
+        changes: list[Change] = []
+        record = self._records.get(name)
+        if record is None:
+            if len(self._records) >= self._max_names:
+                self.evicted_names += 1
+                changes += self.forget(next(iter(self._records)))
+            record = self._records[name] = _Record()
+        else:
+            self._records.move_to_end(name)
+        record.endpoint = endpoint or record.endpoint
+        for address in addresses:
+            known = record.addresses.get(address)
+            if known is not None:
+                if expiry > known:
+                    record.addresses[address] = expiry
+                continue
+            record.addresses[address] = expiry
+            self._names.setdefault(address, set()).add(name)
+            self._pairs += 1
+            heapq.heappush(self._due, (expiry, name, address))
+            changes.append(Change(True, name, address))
+        surplus = len(record.addresses) - self._max_addresses
+        if surplus > 0:
+            self.evicted_addresses += surplus
+            by_expiry = heapq.nsmallest(surplus, record.addresses.items(), key=lambda item: (item[1], item[0]))
+            changes += [self._remove(name, record, address) for address, _ in by_expiry]
+        if not record.addresses:
+            del self._records[name]
+        self._compact()
+        return changes
+
+    def discard(self, name: str, address: bytes) -> list[Change]:
+        """Forgets one pair."""
+        record = self._records.get(name)
+        if record is None or address not in record.addresses:
+            return []
+        change = self._remove(name, record, address)
+        if not record.addresses:
+            del self._records[name]
+        return [change]
+
+    def forget(self, name: str) -> list[Change]:
+        """Forgets a name."""
+        record = self._records.pop(name, None)
+        if record is None:
+            return []
+        return [self._remove(name, record, address) for address in list(record.addresses)]
+
+    def expire(self, now: float) -> list[Change]:
+        """Forgets every pair whose time has come."""
+        changes: list[Change] = []
+        while self._due and self._due[0][0] <= now:
+            _, name, address = heapq.heappop(self._due)
+            record = self._records.get(name)
+            expiry = None if record is None else record.addresses.get(address)
+            if record is None or expiry is None:
+                continue  # went before its time
+            if expiry > now:
+                heapq.heappush(self._due, (expiry, name, address))
+                continue
+            changes.append(self._remove(name, record, address))
+            if not record.addresses:
+                del self._records[name]
+        return changes
+
+    def next_expiry(self) -> float | None:
+        """No pair expires before this."""
+        return self._due[0][0] if self._due else None
+
+    def expiry(self, name: str, address: bytes) -> float | None:
+        """When the pair goes, None if it is not known."""
+        record = self._records.get(name)
+        return None if record is None else record.addresses.get(address)
+
+    def names_of(self, address: bytes) -> frozenset[str]:
+        """Every name the address has."""
+        return frozenset(self._names.get(address, ()))
+
+    def addresses(self) -> Iterator[bytes]:
+        """Every address."""
+        return iter(self._names)
+
+    def items(self) -> Iterator[tuple[str, int, dict[bytes, float]]]:
+        """Each name with the endpoint that asked last and its addresses; the least recently learnt first."""
+        for name, record in self._records.items():
+            yield name, record.endpoint, record.addresses
+
+    def _remove(self, name: str, record: _Record, address: bytes) -> Change:
+        record.addresses.pop(address)
+        names = self._names[address]
+        names.discard(name)
+        if not names:
+            del self._names[address]
+        self._pairs -= 1
+        return Change(False, name, address)
+
+    def _compact(self) -> None:
+        """Pairs that went early leave their mark in the queue; without this, churn could grow it without bound."""
+        if len(self._due) > 2 * self._pairs + 1024:
+            self._due = [
+                (expiry, name, address)
+                for name, record in self._records.items()
+                for address, expiry in record.addresses.items()
+            ]
+            heapq.heapify(self._due)

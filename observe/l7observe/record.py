@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AuditRecord: one line of the audit log, as it is written and as it is read again.
+
+The names and types here are a contract with whoever ships the log elsewhere: a field may be added, none may change its
+meaning. Every field is always there, except `http` and `dns`, which are there for their layer only. Strings come from
+the workload or the network: JSON escapes what would break the line, and what is not Unicode is escaped as text.
+
+Not an owner of files (`l7observe.audit`) and not a formatter for people (`l7observe.compact`).
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from l7observe.columns import Column, Columns
+from l7observe.flow import Flow, FlowPeer
+from l7policy.verdict import Direction, Protocol, Verdict
+
+PASSED: Final = frozenset({Verdict.FORWARDED, Verdict.REDIRECTED})
+"""Verdicts that are no deny."""
+
+
+class AuditEndpoint(msgspec.Struct, frozen=True):
+    """The workload whose policy decided. Id 0: none is known behind the interface."""
+
+    id: int
+    name: str
+    labels: tuple[str, ...]
+
+
+class AuditPeer(msgspec.Struct, frozen=True):
+    """One end of what was denied. Port 0: the protocol has none, or it could not be read."""
+
+    address: str
+    port: int
+    identity: int
+    labels: tuple[str, ...]
+    name: str = ""
+    """The endpoint's name, if this end is a workload of the node."""
+
+    @property
+    def where(self) -> str:
+        """The name or address, with the port if there is one."""
+        if not self.port:
+            return self.name or self.address
+        host = self.name or (f"[{self.address}]" if ":" in self.address else self.address)
+        return f"{host}:{self.port}"
+
+
+class AuditHttp(msgspec.Struct, frozen=True):
+    """The request, as far as it could be read. Status: what the client was answered, 0 if nothing."""
+
+    method: str
+    host: str
+    path: str
+    status: int
+
+
+class AuditDns(msgspec.Struct, frozen=True):
+    """The query, without the trailing dot. Rcode: what the client was answered, empty if nothing."""
+
+    query: str
+    qtype: str
+    rcode: str
+
+
+class AuditRecord(msgspec.Struct, frozen=True):
+    """One deny at any layer."""
+
+    time: str
+    """RFC 3339, UTC, microseconds: ``2026-01-31T12:00:00.123456Z``."""
+    node: str
+    """Host name of the node."""
+    layer: str
+    """``packet``, ``http`` or ``dns``."""
+    verdict: str
+    """``DROPPED`` or ``ERROR``: a name of `l7policy.verdict.Verdict`."""
+    reason: str
+    """A name of `l7policy.verdict.Reason`: ``POLICY_DENIED``."""
+    reason_text: str
+    """The same for people."""
+    direction: str
+    """``egress`` or ``ingress``, seen from the endpoint."""
+    protocol: str
+    """``TCP``, ``UDP``, ``ICMP``…, or the number of one without a name."""
+    endpoint: AuditEndpoint
+    source: AuditPeer
+    destination: AuditPeer
+    rule: str
+    """The rule that caused the deny; empty for a default deny."""
+    policies: tuple[str, ...]
+    """The policies that selected the endpoint: in a default deny, those that allow too little."""
+    revision: int
+    """Of the rule set that decided."""
+    detail: str
+    """What the reason alone does not say."""
+    http: AuditHttp | msgspec.UnsetType = msgspec.UNSET
+    dns: AuditDns | msgspec.UnsetType = msgspec.UNSET
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(AuditRecord)
+
+
+def is_deny(flow: Flow) -> bool:
+    """Whether the flow belongs into the audit log: anything but passed."""
+    return flow.verdict not in PASSED
+
+
+def from_flow(flow: Flow, node: str = "") -> AuditRecord:
+    """The record of a flow. Raises ValueError or OverflowError for a time no calendar has."""
+    egress = flow.direction == Direction.EGRESS
+    subject = _subject(flow)
+    http, dns = flow.http, flow.dns
+    return AuditRecord(
+        time=timestamp(flow.time),
+        node=node,
+        layer=flow.layer,
+        verdict=flow.verdict.name,
+        reason=flow.reason.name,
+        reason_text=flow.reason.text,
+        direction="egress" if egress else "ingress",
+        protocol=_protocol(flow.protocol),
+        endpoint=AuditEndpoint(flow.endpoint, subject.name, subject.labels),
+        source=_peer(flow.source),
+        destination=_peer(flow.destination),
+        rule=flow.rule,
+        policies=flow.policies,
+        revision=flow.revision,
+        detail=flow.detail,
+        http=AuditHttp(http.method, http.host, http.path, http.status) if http is not None else msgspec.UNSET,
+        dns=AuditDns(dns.query, dns.qtype, dns.rcode) if dns is not None else msgspec.UNSET,
+    )
+
+
+def encode(record: AuditRecord) -> bytes:
+    """One line, its end included."""
+    try:
+        return _encoder.encode(record) + b"\n"
+    except UnicodeEncodeError:
+        # A surrogate: bytes that were no text when they were read.
+        return _encoder.encode(_unicode(msgspec.to_builtins(record))) + b"\n"
+
+
+def decode(line: bytes | str) -> AuditRecord | None:
+    """The record of a line, or None if it is none: torn by a crash, or written by somebody else."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC. Raises ValueError or OverflowError for a time no calendar has."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _subject(flow: Flow) -> FlowPeer:
+    """The end of the flow whose policy decided."""
+    for peer in (flow.source, flow.destination):
+        if flow.endpoint and peer.endpoint == flow.endpoint:
+            return peer
+    return flow.source if flow.direction == Direction.EGRESS else flow.destination
+
+
+def _peer(peer: FlowPeer) -> AuditPeer:
+    return AuditPeer(peer.address, peer.port, peer.identity, peer.labels, peer.name)
+
+
+def _protocol(number: int) -> str:
+    try:
+        return Protocol(number).name
+    except ValueError:
+        return str(int(number))
+
+
+def _unicode(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case dict():
+            return {key: _unicode(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_unicode(item) for item in value]
+        case _:
+            return value
+
+
+def _what(record: AuditRecord) -> str:
+    if record.http:
+        return f"{record.http.method} {record.http.host}{record.http.path}".strip()
+    if record.dns:
+        return f"{record.dns.query} {record.dns.qtype}".strip()
+    return record.protocol
+
+
+def _because(record: AuditRecord) -> str | Iterable[str]:
+    return record.rule or record.policies
+
+
+COLUMNS: Final = Columns[AuditRecord](
+    Column("time", "TIME", "When it was denied, UTC", lambda record: record.time),
+    Column("node", "NODE", "Host name of the node", lambda record: record.node, default=False),
+    Column("layer", "LAYER", "packet, http or dns", lambda record: record.layer),
+    Column("direction", "DIRECTION", "Seen from the endpoint", lambda record: record.direction, default=False),
+    Column("source", "SOURCE", "Workload or address, and port", lambda record: record.source.where),
+    Column("destination", "DESTINATION", "Workload or address, and port", lambda record: record.destination.where),
+    Column("what", "WHAT", "The request, the query or the protocol", _what, width=60),
+    Column("reason", "REASON", "Why, by name", lambda record: record.reason),
+    Column("because", "RULE", "The rule that denies, or the policies that do not allow it", _because),
+    Column("revision", "REVISION", "Of the rule set", lambda record: record.revision, justify="right", default=False),
+)

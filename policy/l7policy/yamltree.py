@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML as a tree that remembers where everything stood, so that every later error can name file:line:column.
+
+Reads what Kubernetes reads (YAML 1.1 scalars, several documents, anchors) and refuses what two readers could understand
+differently: duplicate keys, numbers that are not plain decimals, keys that are not text, merge keys, foreign tags. Aliases
+share nodes, but each use counts against `MAX_NODES`, so an alias bomb is refused while it is read and whoever walks a
+tree walks a bounded one.
+
+libyaml does the scanning: PyYAML's own scanner is ten times slower and breaks on some escapes.
+
+Failure verdict: `PolicyErrors`, and no tree. Never any other exception, whatever the text.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import msgspec
+import yaml
+from yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    DocumentEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    SequenceStartEvent,
+)
+from yaml.resolver import Resolver
+
+from l7policy import schemapath
+from l7policy.errors import PolicyError, PolicyErrors
+
+MAX_CHARACTERS: Final = 8 << 20
+MAX_NODES: Final = 500_000
+"""Of one text, an aliased node counted once per use."""
+MAX_DEPTH: Final = 64
+
+_RESOLVER: Final = Resolver()
+_TAG: Final = "tag:yaml.org,2002:"
+_UNREADABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_NO_MARK: Final = yaml.Mark("", 0, 0, 0, None, 0)
+T = TypeVar("T")
+
+
+class Kind(StrEnum):
+    """What a node is; the text is what people are told."""
+
+    MAPPING = "a mapping"
+    SEQUENCE = "a list"
+    TEXT = "text"
+    INTEGER = "a number"
+    FLOAT = "a fraction"
+    BOOLEAN = "true/false"
+    NULL = "nothing"
+
+
+_SCALARS: Final = {
+    "str": Kind.TEXT,
+    "timestamp": Kind.TEXT,
+    "value": Kind.TEXT,
+    "int": Kind.INTEGER,
+    "float": Kind.FLOAT,
+    "bool": Kind.BOOLEAN,
+    "null": Kind.NULL,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One value of the document. Lines and columns count from 1."""
+
+    path: str
+    line: int
+    column: int
+    kind: Kind
+    text: str = ""
+    """A scalar as it was written, without quotes."""
+    items: tuple["Node", ...] = ()
+    """Of a list."""
+    fields: Mapping[str, "Node"] = field(default_factory=dict)
+    """Of a mapping."""
+    keys: Mapping[str, "Node"] = field(default_factory=dict)
+    """Of a mapping: each key itself, for its position."""
+    size: int = 1
+    """How many nodes a walk of this tree meets."""
+
+    @property
+    def value(self) -> Any:
+        """As plain Python: dict, list, str, int, float, bool or None."""
+        match self.kind:
+            case Kind.MAPPING:
+                return {key: node.value for key, node in self.fields.items()}
+            case Kind.SEQUENCE:
+                return [node.value for node in self.items]
+            case Kind.INTEGER:
+                return int(self.text)
+            case Kind.FLOAT:
+                return float(self.text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            case Kind.BOOLEAN:
+                return self.text.lower() in {"true", "yes", "on"}
+            case Kind.NULL:
+                return None
+            case _:
+                return self.text
+
+    def error(self, message: str, hint: str = "") -> PolicyError:
+        """A mistake at this place."""
+        return PolicyError(self.path, self.line, self.column, message, hint)
+
+
+def parse(path: str, text: str) -> list[Node]:
+    """Every document of the text that is not empty, in order. Raises PolicyErrors."""
+    if len(text) > MAX_CHARACTERS:
+        raise PolicyErrors([PolicyError(path, 0, 0, f"the file is larger than {MAX_CHARACTERS >> 20} MiB")])
+    text = text.removeprefix("\ufeff")
+    if found := _UNREADABLE.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        column = found.start() - text.rfind("\n", 0, found.start())
+        raise PolicyErrors([PolicyError(path, line, column, f"character {found[0]!a} is not allowed in YAML")])
+    builder = _Builder(path)
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            builder.feed(event)
+    except yaml.MarkedYAMLError as error:
+        builder.errors.append(_broken(path, text, error))
+    except yaml.YAMLError as error:
+        builder.errors.append(PolicyError(path, 0, 0, f"not YAML: {error}"))
+    if builder.errors:
+        raise PolicyErrors(builder.errors)
+    return builder.documents
+
+
+def _broken(path: str, text: str, error: yaml.MarkedYAMLError) -> PolicyError:
+    mark = error.problem_mark or error.context_mark or _NO_MARK
+    problem = ", ".join(filter(None, (error.context, error.problem))) or "unreadable"
+    if error.context_mark is not None and error.context_mark.line != mark.line:
+        problem += f" (it began on line {error.context_mark.line + 1})"
+    line, column = mark.line + 1, mark.column + 1
+    last = text.count("\n") + 1
+    if line > last:  # The scanner is one line past the end of a text without a last newline.
+        line, column = last, len(text) - text.rfind("\n")
+    return PolicyError(path, line, column, f"not YAML: {problem}")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection whose end has not come yet."""
+
+    event: NodeEvent
+    mapping: bool
+    items: list[Node] = field(default_factory=list)
+    """A mapping's keys and values take turns."""
+    seen: dict[str, Node] = field(default_factory=dict)
+
+
+class _Builder:
+    """Makes nodes from events. No recursion: the depth of the text is the text's author's choice."""
+
+    def __init__(self, path: str) -> None:
+        self.documents: list[Node] = []
+        self.errors: list[PolicyError] = []
+        self._path = path
+        self._open: list[_Open] = []
+        self._anchors: dict[str, Node] = {}
+        self._nodes = 0
+
+    def feed(self, event: Any) -> None:
+        """Takes the parser's next event. Raises PolicyErrors when reading on makes no sense."""
+        match event:
+            case AliasEvent():
+                self._add(self._alias(event))
+            case ScalarEvent():
+                self._add(self._anchored(event, self._scalar(event)))
+            case MappingStartEvent() | SequenceStartEvent():
+                self._check_tag(event, "map" if isinstance(event, MappingStartEvent) else "seq")
+                if len(self._open) >= MAX_DEPTH:
+                    raise PolicyErrors([*self.errors, self._error(event, f"nested deeper than {MAX_DEPTH} levels")])
+                self._open.append(_Open(event, isinstance(event, MappingStartEvent)))
+            case CollectionEndEvent():
+                closed = self._open.pop()
+                self._add(self._anchored(closed.event, self._collection(closed)))
+            case DocumentEndEvent():
+                self._anchors.clear()
+
+    def _error(self, event: NodeEvent, message: str, hint: str = "") -> PolicyError:
+        mark = event.start_mark or _NO_MARK
+        return PolicyError(self._path, mark.line + 1, mark.column + 1, message, hint)
+
+    def _node(self, event: NodeEvent, kind: Kind, **content: Any) -> Node:
+        mark = event.start_mark or _NO_MARK
+        return Node(self._path, mark.line + 1, mark.column + 1, kind, **content)
+
+    def _anchored(self, event: NodeEvent, node: Node) -> Node:
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _alias(self, event: AliasEvent) -> Node:
+        node = self._anchors.get(event.anchor)
+        if node is None:
+            inside = any(opened.event.anchor == event.anchor for opened in self._open)
+            problem = "is inside of what it names" if inside else "names no anchor before it"
+            raise PolicyErrors([*self.errors, self._error(event, f"alias *{event.anchor} {problem}")])
+        self._nodes += node.size - 1
+        return node
+
+    def _check_tag(self, event: Any, expected: str) -> None:
+        if event.tag not in {None, "!", _TAG + expected}:
+            self.errors.append(self._error(event, f"tag {event.tag} is not supported"))
+
+    def _scalar(self, event: ScalarEvent) -> Node:
+        tag = event.tag
+        if found := _UNREADABLE.search(event.value):
+            self.errors.append(self._error(event, f"character {found[0]!a} is not allowed, escaped or not"))
+        if tag is None:
+            tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
+        elif tag == "!":
+            tag = _TAG + "str"
+        kind = _SCALARS.get(tag.removeprefix(_TAG)) if tag.startswith(_TAG) else None
+        if kind is None or (event.tag not in {None, "!"} and kind is not Kind.TEXT):
+            problem = "merge keys (<<) are not supported" if event.value == "<<" else f"tag {tag} is not supported"
+            self.errors.append(self._error(event, problem, "write the values out"))
+            kind = Kind.TEXT
+        elif kind is Kind.INTEGER and not _DECIMAL.fullmatch(event.value):
+            if ":" in event.value:  # YAML 1.1 reads 1:30 in base 60. Kubernetes does not, nobody means it.
+                kind = Kind.TEXT
+            else:
+                self.errors.append(
+                    self._error(event, f"{event.value[:40]} is not a plain decimal number", "write it in decimal or in quotes")
+                )
+                kind = Kind.TEXT
+        elif kind is Kind.FLOAT:
+            kind = Kind.TEXT if ":" in event.value or "_" in event.value else kind
+        return self._node(event, kind, text=event.value)
+
+    def _collection(self, opened: _Open) -> Node:
+        size = 1 + sum(item.size for item in opened.items)
+        if not opened.mapping:
+            return self._node(opened.event, Kind.SEQUENCE, items=tuple(opened.items), size=size)
+        fields: dict[str, Node] = {}
+        keys: dict[str, Node] = {}
+        for key, value in zip(opened.items[::2], opened.items[1::2], strict=True):
+            if key.kind is not Kind.TEXT:
+                self.errors.append(key.error(f"a key must be text, not {key.kind}", "quote it"))
+            elif key.text in keys:
+                first = keys[key.text]
+                self.errors.append(key.error(f"key {key.text[:80]} is repeated; first on line {first.line}"))
+            else:
+                keys[key.text] = key
+                fields[key.text] = value
+        return self._node(opened.event, Kind.MAPPING, fields=fields, keys=keys, size=size)
+
+    def _add(self, node: Node) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise PolicyErrors([*self.errors, node.error(f"more than {MAX_NODES} values, aliases counted at each use")])
+        if self._open:
+            self._open[-1].items.append(node)
+        elif node.kind is not Kind.NULL:
+            self.documents.append(node)
+
+
+def to_struct(node: Node, schema: type[T]) -> T:
+    """The node as a value of a msgspec type. Raises PolicyErrors at the place that does not fit."""
+    try:
+        return msgspec.convert(node.value, schema)
+    except msgspec.ValidationError as error:
+        raise PolicyErrors([schemapath.located(str(error), node, schema)]) from error

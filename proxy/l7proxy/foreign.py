@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names what speaks on an HTTP port but is not HTTP, for the audit record. It decides nothing: all of it is refused."""
+
+from typing import Final
+
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+
+_PREFIXES: Final = (
+    (_TLS_HANDSHAKE, "TLS ClientHello"),
+    (b"SSH-", "SSH"),
+    (b"\x00\x00\x00", "binary protocol"),
+    (b"\xffSMB", "SMB"),
+    (b"\x05", "SOCKS5"),
+    (b"\x04", "SOCKS4"),
+    (b"*", "Redis"),
+)
+
+
+def undecided(start: bytes) -> bool:
+    """Whether a few more bytes would tell what it is."""
+    return len(start) < len(_TLS_HANDSHAKE) and _TLS_HANDSHAKE.startswith(start)
+
+
+def name(start: bytes) -> str:
+    """The protocol that begins like this, or just that it is not HTTP."""
+    for prefix, protocol in _PREFIXES:
+        if start.startswith(prefix):
+            return protocol
+    return "not an HTTP request"

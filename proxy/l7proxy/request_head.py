@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a request head: the canonical form by one expression, the rest through h11, everything else not at all.
+
+Why the canonical form is safe
+==============================
+
+Smuggling needs two parsers that read the same bytes differently. The proxy is the first parser and cannot choose the
+second, so it forwards only bytes that leave the second no choice. There are four questions on which servers are known
+to disagree, and the canonical form answers each by leaving the disagreement out:
+
+1. *Where does a line end?* Some end it at LF, some only at CRLF, some treat CR as blank. `_HEAD` has no CR and no LF in
+   any of its character classes, so the only ones in a canonical head are the CRLFs it names. An obsolete fold (a line
+   that begins with a blank) cannot match, since a line begins with a token and its colon, and so there is no question
+   whether a line continues the one before. NUL and the other controls are in no class either.
+
+2. *What is a name, what is a value?* A name is a token, and nothing but the colon may follow it: ``Host :`` and
+   ``Host\\x0b:`` do not match. A value is printable ASCII, blank and tab. Whatever a server strips from a value's ends
+   can only be blanks and tabs.
+
+3. *Where does the body end?* At most one Content-Length, a plain decimal without sign, leading zero, comma or blank;
+   or at most one Transfer-Encoding which is ``chunked``; never both; no chunks in HTTP/1.0. Field names that some
+   gateways fold into these (``Content_Length``) are refused. Without either there is no body, for any method, which is
+   what RFC 9112 §6.3 says and what servers do for requests.
+
+4. *Whose request is it?* The target is in origin form: it begins with a slash and has no blank, so that the request line
+   has exactly two. It is spelt in the one way that normalisation does not change (`request_path`). There is exactly one
+   Host, and it is a plain name or address with an optional port, so that no server finds another authority in it.
+
+From the character classes follows more. The expression is anchored at both ends, and no line of it can be empty, so the
+match ends at the first CRLF CRLF of the buffer: that the head ends there is not a result of parsing but of a search for
+four bytes, which every parser finds at the same place. Each class excludes the character that ends it (the method no
+blank, the name no colon, the value no CR), so there is one way to match and the time is linear.
+
+What was matched is relayed as it is. Nothing is added, removed, reordered or re-encoded: the judged request and the
+forwarded request are the same object in memory.
+
+A few valid heads are not canonical: absolute-form targets, CONNECT, Upgrade, Expect, bytes above 127 in values. They
+are read by h11, checked against the same four questions, and *written anew* from what was understood
+(`rewritten_head`); what the client sent is thrown away, so the server reads our spelling and not the client's.
+
+Everything else is `Malformed`: 400, the connection is closed, one audit record.
+
+The result does not depend on how the bytes were cut: faults are looked for in the order in which their bytes arrive.
+"""
+
+import re
+from typing import Final
+
+from l7proxy import foreign, request_path, rewritten_head
+from l7proxy.head import CHUNKED, MAX_HEAD, NEED_MORE, NO_BODY, Malformed, NeedMore, RequestHead
+
+_TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
+
+_HEAD: Final = re.compile(
+    rb"([A-Z][A-Z-]{0,31}+) (/[!-~]*+) HTTP/1\.([01])(\r\n(?:" + _TOKEN + rb"++:[\t -~]*+\r\n)++)\r\n"
+)
+
+_SPECIAL: Final = re.compile(
+    rb"(?i)\n(host|content[-_]length|transfer[-_]encoding|connection|upgrade|expect):[\t ]*([^\r]*)"
+)
+"""The fields that decide what a message is. A head with one of the last two, or of an odd spelling, is not canonical."""
+
+_HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+
+_METHOD_FIRST: Final = re.compile(rb"[A-Z][A-Z-]{0,31}+(?: |\Z)")
+"""How every request begins, as far as it has arrived."""
+
+_BARE: Final = re.compile(rb"\0|(?<!\r)\n|\r(?!\n|\Z)")
+
+_BARE_NAMES: Final = {b"\0": "NUL in head", b"\n": "bare LF in head", b"\r": "bare CR in head"}
+
+
+def parse(buffer: bytes, seen: int = 0, limit: int = MAX_HEAD) -> RequestHead | NeedMore | Malformed:
+    """Reads the head at the beginning of `buffer`, of which the first `seen` bytes have been looked at before."""
+    # One empty line before a request is a known habit of old clients (RFC 9112 §2.2). It is not forwarded.
+    start = 2 if buffer.startswith(b"\r\n") else 0
+    end = buffer.find(b"\r\n\r\n", max(start, seen - 3))
+    if end < 0:
+        if buffer == b"\r":
+            return NEED_MORE
+        return _early_fault(buffer, start, seen, len(buffer), limit, len(buffer) - start >= limit) or NEED_MORE
+    end += 4
+    match = _HEAD.match(buffer, start)
+    if match is not None and end - start <= limit:
+        head = _canonical(match)
+        if head is not None:
+            return head
+    fault = _early_fault(buffer, start, seen, end, limit, end - start > limit)
+    return fault or rewritten_head.read(buffer[start:end], end)
+
+
+def _canonical(match: re.Match[bytes]) -> RequestHead | None:
+    """The head, unless one of the fields that matter is not in canonical form."""
+    method, target, minor, block = match.groups()
+    host = length = coding = connection = b""
+    for name, value in _SPECIAL.findall(block):
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if not value:
+            return None
+        if name == b"host" and not host:
+            host = value
+        elif name == b"content-length" and not length:
+            length = value
+        elif name == b"transfer-encoding" and not coding:
+            coding = value.lower()
+        elif name == b"connection" and not connection:
+            connection = value.lower()
+        else:
+            return None
+    if _HOST.fullmatch(host) is None or method == b"CONNECT" or request_path.fault(target):
+        return None
+    framing = NO_BODY
+    if length:
+        if coding or _LENGTH.fullmatch(length) is None:
+            return None
+        framing = int(length)
+    elif coding:
+        if coding != b"chunked" or minor == b"0":
+            return None
+        framing = CHUNKED
+    if not connection:
+        keep_alive = minor == b"1"
+    elif connection == b"keep-alive":
+        keep_alive = True
+    elif connection == b"close":
+        keep_alive = False
+    else:
+        return None
+    path = target.decode("ascii")
+    return RequestHead(
+        method.decode("ascii"),
+        path,
+        path,
+        host.decode("ascii"),
+        framing,
+        keep_alive,
+        1 if minor == b"1" else 0,
+        match[0],
+        match.end(),
+    )
+
+
+def _early_fault(buffer: bytes, start: int, seen: int, stop: int, limit: int, large: bool) -> Malformed | None:
+    """What is wrong whatever may follow: found at the same byte however the head was cut."""
+    first = buffer[start : min(stop, start + 33)]
+    if first and _METHOD_FIRST.match(first) is None and not (foreign.undecided(first) and stop == len(buffer)):
+        return Malformed(foreign.name(first))
+    bare = _BARE.search(buffer, max(start, seen - 1), min(stop, start + limit))
+    if bare is not None:
+        return rewritten_head.malformed(_BARE_NAMES[bare[0]], buffer[start : bare.start()])
+    if large:
+        return rewritten_head.malformed("head is too large", buffer[start : start + limit])
+    return None

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths that a server could read differently from the rule that judged them.
+
+A rule sees the path as it was sent. nginx serves what is left after it decoded ``%2e``, merged ``//``, resolved ``..``
+and cut at ``#``; other servers also take ``\\`` for ``/`` and drop ``;parameters``. ``/public/..%2fadmin`` matches
+``/public/.*`` and may be served as ``/admin``. So a path must be spelt in the one way in which RFC 3986 normalisation
+changes nothing, whatever the rules of the flow are: a flow reaches the proxy only because an HTTP rule covers it, and
+which expressions a rule uses must not decide whether an evasion is noticed. The query is exempt: no server resolves it.
+
+Failure verdict: 400, HTTP_MALFORMED.
+"""
+
+import re
+from typing import Final
+
+_SUSPICIOUS: Final = re.compile(rb"//|/\.|[%\\#]")
+"""None of these in the whole target: nothing to look at. Nearly every request ends here."""
+
+_FAULTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
+    (re.compile(rb"//"), "empty path segment"),
+    (re.compile(rb"/\.\.?(?:[/;]|\Z)"), "dot segment in path"),
+    (re.compile(rb"\\"), "backslash in path"),
+    (re.compile(rb"%(?![0-9A-Fa-f]{2})"), "invalid percent-encoding in path"),
+    (re.compile(rb"%(?:2[fF]|5[cC])"), "encoded slash or backslash in path"),
+    (re.compile(rb"%(?:[01][0-9A-Fa-f]|7[fF])"), "encoded control character in path"),
+    # Unreserved characters, of which the dot is one: decoding them changes the spelling and not the meaning.
+    (re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9A-Fa-f]|5[0-9aAfF]|6[1-9A-Fa-f]|7[0-9aAeE])"), "needlessly encoded character"),
+)
+
+
+def fault(target: bytes) -> str:
+    """Why the path of this target is not certain, or an empty string. The target begins with a slash."""
+    if _SUSPICIOUS.search(target) is None:
+        return ""
+    path = target.partition(b"?")[0]
+    if b"#" in target:
+        return "fragment in request target"
+    for expression, detail in _FAULTS:
+        if expression.search(path) is not None:
+            return detail
+    return ""
