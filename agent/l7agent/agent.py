@@ -31,7 +31,7 @@ from l7bpf.errors import DatapathError
 from l7observe.audit import AuditLog
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
-from l7policy.documents import Policy, Source
+from l7policy.policydoc import Policy, Source
 from l7policy.errors import PolicyErrors
 from l7policy.model import Snapshot
 
@@ -151,10 +151,16 @@ class Agent:
         kept = self.history.find(revision)
         return await self._use(history.sources_of(kept), f"rollback to {kept.revision}")
 
-    def compare(self, sources: tuple[Source, ...] | None) -> tuple[tuple[Policy, ...], changes.Changes]:
+    def compare(
+        self, sources: tuple[Source, ...] | None
+    ) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
         """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
         policies = documents.load(sources if sources is not None else self.read_policy_files())
-        return policies, changes.compare(self._policies, policies)
+        workloads = {endpoint.declared.name: endpoint.labels for endpoint in self.endpoints}
+        return (
+            changes.compare(self._policies, policies),
+            changes.endpoint_changes(self._policies, policies, workloads),
+        )
 
     @property
     def _policies(self) -> tuple[Policy, ...]:

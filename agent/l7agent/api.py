@@ -21,7 +21,7 @@ from l7agent.agent import Agent
 from l7agent.history import UnknownRevision
 from l7agent.reload import ReloadFailed
 from l7agent.workload import WorkloadError
-from l7policy.documents import Source
+from l7policy.policydoc import Source
 from l7policy.errors import PolicyErrors
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class Api:
     async def diff(self, request: Request) -> Response:
         wanted = await body(request, DiffRequest)
         sources = None if wanted.sources is None else tuple(Source(s.path, s.text) for s in wanted.sources)
-        return reply(views.difference(self._agent, self._agent.compare(sources)))
+        return reply(views.difference(*self._agent.compare(sources)))
 
     async def fqdn_cache(self, _: Request) -> Response:
         try:

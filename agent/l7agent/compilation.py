@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from l7agent.endpoints import Endpoint
 from l7agent.identities import RESERVED, Identities
 from l7policy import ids, resolve
-from l7policy.documents import Policy
+from l7policy.policydoc import Policy
 from l7policy.ids import EndpointId, IdentityId
 from l7policy.model import EndpointPolicy, FqdnPeer, Labels, Origin
 
@@ -47,9 +47,7 @@ def compile_all(
     numbered: dict[IdentityId, Labels] = dict(RESERVED)
     prefixes: dict[str, IdentityId] = {}
 
-    networks = resolve.cidrs(policies)
-    for network in networks:
-        labels = resolve.cidr_labels(network, networks)
+    for network, labels in resolve.prefix_identity_labels(resolve.cidrs(policies)).items():
         identity = identities.cidr(labels)
         numbered[identity] = labels
         prefixes[network] = identity

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from l7agent import statefile
-from l7policy.documents import Source
+from l7policy.policydoc import Source
 
 KEPT: Final = 20
 

@@ -14,6 +14,7 @@ from l7agent.config import Config
 from l7agent.control_port import ControlPort
 from l7agent.tables import KernelTables
 from l7policy.enforcement import Enforcement
+from l7policy.http import PatternError
 from l7policy.model import Snapshot
 from l7policy.verdict import Protocol, ProxyKind
 from l7proxy import sockets
@@ -31,7 +32,10 @@ class HttpRole:
 
     def prepare(self, snapshot: Snapshot) -> str:
         """Keeps the snapshot beside the one in force."""
-        self._enforcement.prepare(snapshot)
+        try:
+            self._enforcement.prepare(snapshot)
+        except PatternError as error:
+            return str(error)
         return ""
 
     def commit(self, revision: int) -> None:

@@ -16,7 +16,8 @@ from l7bpf.maps import Counter, Fill, Maps
 from l7dns.kernel import key_and_entry
 from l7policy.entries import entries
 from l7policy.ids import ANY_IDENTITY, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
-from l7policy.model import EndpointPolicy, Labels, Snapshot, hash64
+from l7policy.model import EndpointPolicy, Labels, Snapshot
+from l7policy.names import hash64
 
 ENFORCE_EGRESS = 1
 ENFORCE_INGRESS = 2

@@ -6,6 +6,7 @@ revision in force; one that is down is started again at once, then after growing
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -63,7 +64,9 @@ class DataProcess:
         self._on_flows = on_flows
         self._active: Snapshot | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._child: asyncio.subprocess.Process | None = None
+        self._child = 0
+        """Pid of the process this agent started itself, 0 if it adopted it: only that one can be waited for."""
+        self._handle: int | None = None
         self._prepared: dict[int, asyncio.Future[str]] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
@@ -93,28 +96,53 @@ class DataProcess:
             reader, self._writer = await self._await_socket()
             self.adopted = False
         else:
-            self.adopted = self._child is None
+            self.adopted = not self._child
         return reader
 
     async def _start(self) -> None:
-        if self._child is not None:
-            await self._kill(self._child.pid)
+        if self._handle is not None:
+            # It does not listen (any more): whatever is left of it must not run beside the next one.
+            await self._kill()
             self.restarts += 1
         self.state = "starting"
-        # Its own session: a signal to the agent's group must not reach it.
-        self._child = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        # Its own session: a signal to the agent's group must not reach it. Not asyncio's subprocess, which would end the
+        # process together with the agent's loop.
+        pid = os.posix_spawn(
+            self._command[0],
+            self._command,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
+            setsid=True,
         )
-        self.pid = self._child.pid
+        self._hold(pid)
+        self._child = pid
 
-    async def _kill(self, pid: int) -> None:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        if self._child is not None and self._child.pid == pid:
-            await self._child.wait()
-            self._child = None
+    def _hold(self, pid: int) -> None:
+        """Remembers a process by a handle: its number may be another's by the time it is needed."""
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = os.pidfd_open(pid)
+        self.pid = pid
+
+    async def _kill(self) -> None:
+        if self._handle is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        while self._child and self._exit_status() is None:
+            await asyncio.sleep(0.001)
+        os.close(self._handle)
+        self._handle = None
+
+    def _exit_status(self) -> int | None:
+        """Of the process this agent started, None while it runs. Reaps it."""
+        if not self._child:
+            return None
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if not pid:
+            return None
+        self._child = 0
+        return os.waitstatus_to_exitcode(status)
 
     async def _await_socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         deadline = time.monotonic() + START_SECONDS
@@ -122,8 +150,8 @@ class DataProcess:
             try:
                 return await asyncio.open_unix_connection(str(self._socket))
             except OSError:
-                if self._child is not None and self._child.returncode is not None:
-                    raise OSError(f"exited with status {self._child.returncode} before it was ready") from None
+                if (status := self._exit_status()) is not None:
+                    raise OSError(f"exited with status {status} before it was ready") from None
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"not ready within {START_SECONDS:.0f} s") from None
                 await asyncio.sleep(0.01)
@@ -133,9 +161,12 @@ class DataProcess:
         if not isinstance(hello, wire.Hello) or hello.protocol != wire.PROTOCOL:
             if isinstance(hello, wire.Hello):
                 _log.warning("%s: pid %d speaks protocol %d; replacing it", self.slot.name, hello.pid, hello.protocol)
-                await self._kill(hello.pid)
+                self._hold(hello.pid)
+                await self._kill()
             raise wire.WireError("did not say hello in this version's words")
-        self.pid, self.revision = hello.pid, hello.revision
+        if hello.pid != self.pid:
+            self._hold(hello.pid)
+        self.revision = hello.revision
         if self._active is None:
             self._become_ready()
         else:

@@ -11,8 +11,8 @@ from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.reload import Change
 from l7policy import ids
-from l7policy.changes import Changes
-from l7policy.documents import Policy
+from l7policy.changes import Changes, EndpointChange
+from l7policy.policydoc import Policy
 from l7policy.entries import describe_port
 from l7policy.errors import PolicyErrors
 from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
@@ -181,16 +181,15 @@ def change(change: Change) -> View:
     }
 
 
-def difference(agent: Agent, compared: tuple[tuple[Policy, ...], Changes]) -> View:
+def difference(policies: Changes, moved: tuple[EndpointChange, ...]) -> View:
     """What a reload would do."""
-    policies, difference = compared
     return {
-        "added": list(difference.added),
-        "removed": list(difference.removed),
-        "modified": list(difference.modified),
+        "added": list(policies.added),
+        "removed": list(policies.removed),
+        "modified": list(policies.modified),
         "endpoints": [
-            {"name": moved.name, "direction": moved.direction, "before": moved.before, "after": moved.after}
-            for moved in agent.affected(policies)
+            {"name": one.name, "direction": one.direction.name.lower(), "before": one.before, "after": one.after}
+            for one in moved
         ],
     }
 

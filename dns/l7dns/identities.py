@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from l7policy.ids import FIRST_FQDN_IDENTITY, IdentityId
+from l7policy.entries import Entry
+from l7policy.ids import FIRST_FQDN_IDENTITY, IdentityId, PolicyId
 from l7policy.names import hash64
 
 MAX_SELECTORS: Final = 30
@@ -38,7 +39,9 @@ class FqdnIdentity:
     idle_since: float = 0.0
     ready: bool = False
     """Whether the kernel holds its row and all its policy entries."""
-    hashes: tuple[int, ...] = field(default=())
+    entries: dict[PolicyId, tuple[Entry, ...]] = field(default_factory=dict)
+    """What the policy map holds for it (at most: a failed write counts as done until it is undone)."""
+    hashes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Selectors as the kernel names them."""

@@ -87,7 +87,8 @@ class View:
             network = ipaddress.ip_network(prefix)
             for snapshot, table in tables:
                 base = table.find(network.network_address.packed, within=network.prefixlen)
-                gathered |= frozenset(snapshot.identities.get(WORLD if base is None else base, ()))
+                if base is None or is_outside(base):
+                    gathered |= frozenset(snapshot.identities.get(WORLD if base is None else base, ()))
                 gathered |= frozenset(snapshot.identities.get(identity, ()))
             if gathered:
                 labels[identity] = gathered

@@ -104,7 +104,7 @@ class Gate:
 
     def start(self, timeout: float = READY_WITHIN) -> None:
         """Start the agent and wait until it and every data-plane process is ready."""
-        argv = [program("l7d"), "agent", "--config", str(self.config)]
+        argv = [program("l7d"), "--config", str(self.config), "agent"]
         self.agent = self.lab.start(self.lab.node, argv, "l7d")
         self.agent.wait(self.ready, "ready", timeout)
 

@@ -7,7 +7,7 @@ the endpoint's name before it is logged.
 
 import msgspec
 
-from l7policy.verdict import Direction, Protocol, Reason, Verdict
+from l7policy.verdict import Direction, Reason, Verdict
 
 
 class FlowPeer(msgspec.Struct, omit_defaults=True):
@@ -55,7 +55,8 @@ class Flow(msgspec.Struct, omit_defaults=True):
     reason: Reason
     direction: Direction
     """Of the policy that decided."""
-    protocol: Protocol | int
+    protocol: int
+    """IP protocol number."""
     source: FlowPeer
     destination: FlowPeer
     endpoint: int = 0

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 BLOCK: Final = 64 << 10
 MAX_BACKUPS: Final = 1000
@@ -25,8 +25,16 @@ class Tail:
         self._path = path
         self._file: BinaryIO | None = None
         self._offset = 0
-        with contextlib.suppress(FileNotFoundError):
-            self._offset = _end_of_last_line(self._open(path))
+        for newest in (path, _backup(path, 1)):
+            with contextlib.suppress(FileNotFoundError):
+                self._offset = _end_of_last_line(self._open(newest))
+                break
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -99,12 +107,10 @@ class Tail:
         """Which backup our file has become; 0 while it is the current one.
 
         A file that is in no place any more (deleted, or rotated out) counts as the first backup, so that the current
-        one follows.
+        one follows. When there was no file to start from, all that exist follow.
         """
-        if self._file is None:
-            return 1
-        ours = os.fstat(self._file.fileno())
-        missing = 0
+        ours = os.fstat(self._file.fileno()) if self._file is not None else None
+        missing = oldest = 0
         for number in range(MAX_BACKUPS):
             try:
                 found = _backup(self._path, number).stat()
@@ -114,9 +120,10 @@ class Tail:
                 if missing > 1:
                     break
                 continue
-            if os.path.samestat(found, ours):
+            oldest = number
+            if ours is not None and os.path.samestat(found, ours):
                 return number
-        return 1
+        return 1 if ours is not None else oldest + 1
 
 
 def _end_of_last_line(file: BinaryIO) -> int:

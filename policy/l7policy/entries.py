@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a policy to the kernel's policy entries for one identity.
 
-The kernel's map is a longest-prefix trie over (policy, identity, direction, protocol, port). For a packet it looks up the
-remote identity and then identity 0 (any peer), and the higher precedence of the two wins. Within one identity it sees
-only the *longest* match, so each entry must already hold the strongest verdict of all rules that cover it; and an entry
-that says no more than the next shorter one is left out. Ranges of ports become prefixes, at most 30 for one range.
+The kernel's map is a longest-prefix trie over (policy, identity, direction, protocol, port). For a packet it looks up
+the remote identity and then identity 0 (any peer), and the higher precedence of the two wins. Within one identity it
+sees only the *longest* match, so each entry must already hold the strongest verdict of all rules that cover it; and an
+entry that says no more than the next shorter one is left out. Ranges of ports become prefixes, at most 30 each.
 
-An entry carries the verdict and the proxy, not the HTTP or DNS rules: the proxy joins those itself (`l7policy.judgement`).
+An entry carries the verdict and the proxy, not the HTTP or DNS rules: the proxy joins those (`l7policy.judgement`).
 
 This module may not write to the kernel. Its failure verdict is the kernel's for a missing entry: deny.
 """

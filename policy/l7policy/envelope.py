@@ -19,30 +19,20 @@ NETWORK_POLICY: Final = "NetworkPolicy"
 LIST: Final = "List"
 
 API_VERSIONS: Final = {CNP: "cilium.io/v2", CCNP: "cilium.io/v2", NETWORK_POLICY: "networking.k8s.io/v1", LIST: "v1"}
-_CILIUM: Final = fields("apiVersion kind metadata spec specs status", required="metadata")
+_CILIUM: Final = fields("apiVersion kind metadata spec specs", required="metadata", ignored="status")
 _FIELDS: Final = {
     CNP: _CILIUM,
     CCNP: _CILIUM,
-    NETWORK_POLICY: fields("apiVersion kind metadata spec status", required="metadata spec"),
-    LIST: fields("apiVersion kind metadata items", required="items"),
+    NETWORK_POLICY: fields("apiVersion kind metadata spec", required="metadata spec", ignored="status"),
+    LIST: fields("apiVersion kind items", required="items", ignored="metadata"),
 }
-_METADATA: Final = fields("name namespace labels annotations", required="name")
-_WRITTEN_BY_THE_SERVER: Final = frozenset(
-    {
-        "creationTimestamp",
-        "deletionGracePeriodSeconds",
-        "deletionTimestamp",
-        "finalizers",
-        "generateName",
-        "generation",
-        "managedFields",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-        "uid",
-    }
+# What `kubectl get -o yaml` adds to metadata may be there, and may be empty.
+_METADATA: Final = fields(
+    "name namespace",
+    required="name",
+    ignored="annotations creationTimestamp deletionGracePeriodSeconds deletionTimestamp finalizers generateName"
+    " generation labels managedFields ownerReferences resourceVersion selfLink uid",
 )
-"""What ``kubectl get -o yaml`` adds to metadata. It means nothing for enforcement and may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +63,57 @@ def documents(reader: Reader, node: Node, *, in_list: bool = False) -> Iterator[
     if kind == LIST and in_list:
         reader.fail(node, "a List inside of a List")
         return
-    found = reader.mapping(_without(node, {"metadata", "status"}), f"a {kind}", _optional(kind))
+    found = reader.mapping(node, f"a {kind}", _FIELDS[kind])
     if kind == LIST:
         for item in reader.sequence(found["items"], "items") if "items" in found else ():
             yield from documents(reader, item, in_list=True)
-        return
-    if "metadata" not in node.fields:
-        reader.fail(node, f"a {kind} needs the field metadata")
-        return
-    name, namespace = _metadata(reader, node.fields["metadata"], kind)
-    yield Document(node, kind, name, namespace, found.get("spec"), found.get("specs"))
+    elif "metadata" in found:
+        name, namespace = _metadata(reader, found["metadata"], kind)
+        yield Document(node, kind, name, namespace, found.get("spec"), found.get("specs"))
+
+
+def _kind(reader: Reader, node: Node) -> str | None:
+    if node.kind is not Kind.MAPPING:
+        reader.fail(node, f"a policy must be a mapping, not {node.kind}")
+        return None
+    missing = {"apiVersion", "kind"} - node.fields.keys()
+    if missing:
+        reader.fail(node, f"no field {' and no field '.join(sorted(missing))}: this is not a policy")
+        return None
+    kind = reader.text(node.fields["kind"], "kind")
+    version = reader.text(node.fields["apiVersion"], "apiVersion")
+    if not kind or not version:
+        return None
+    if kind not in API_VERSIONS:
+        reader.fail(node.fields["kind"], f"kind {kind[:80]} is not supported", did_you_mean(kind, API_VERSIONS))
+        return None
+    if version != API_VERSIONS[kind]:
+        reader.fail(node.fields["apiVersion"], f"a {kind} has apiVersion {API_VERSIONS[kind]}, not {version[:80]}")
+        return None
+    return kind
+
+
+def _metadata(reader: Reader, node: Node, kind: str) -> tuple[str, str]:
+    found = reader.mapping(node, "metadata", _METADATA)
+    name = reader.checked(found["name"], "name", _name) if "name" in found else None
+    namespace: str | None = "" if kind == CCNP else labels.DEFAULT_NAMESPACE
+    if "namespace" in found:
+        if kind == CCNP:
+            reader.fail(
+                node.keys["namespace"], "a clusterwide policy is in no namespace", f"leave it out, or use {CNP}"
+            )
+        else:
+            namespace = reader.checked(found["namespace"], "namespace", _namespace)
+    return name or "", namespace or ""
+
+
+def _name(text: str) -> str:
+    if not labels.is_subdomain(text):
+        raise ValueError(f"{text[:80]!r} cannot name a policy: lower-case letters, digits, '-' and '.', at most 253")
+    return text
+
+
+def _namespace(text: str) -> str:
+    if not labels.is_namespace(text):
+        raise ValueError(f"{text[:80]!r} cannot name a namespace: lower-case letters, digits and '-', at most 63")
+    return text

@@ -61,8 +61,6 @@ def _compile(text: str) -> "re2._Regexp":
         detail = refused.args[0] if refused.args else "refused"
         message = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
         raise PatternError(f"RE2 refuses {text!r}: {message}") from None
-    except UnicodeEncodeError:
-        raise PatternError(f"{text!r} is not text") from None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The readable truth: what one policy says about one flow, in the order that decides.
 
-The kernel (`l7policy.entries` and bpf/programs) and the proxies (`l7policy.enforcement`) must come to the same verdict; a
-property test compares the kernel's lookup with `judge` for random policies and flows.
+The kernel (`l7policy.entries` and bpf/programs) and the proxies (`l7policy.enforcement`) must come to the same verdict;
+a property test compares the kernel's lookup with `judge` for random policies and flows.
 
     1. A direction that no policy enforces: allowed.
     2. A deny rule covers the flow: denied, whatever else matches.
@@ -52,7 +52,7 @@ class PolicyVerdict(IntEnum):
 
 
 def redirect_precedence(listener_priority: int) -> int:
-    """Low byte of a redirect's precedence for Cilium's listener priority (1–126, 0 = none given): less is stronger."""
+    """Low byte of a redirect's precedence for Cilium's listener priority (0: none given). Less is stronger."""
     return 255 - listener_priority if listener_priority else 2
 
 

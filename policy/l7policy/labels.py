@@ -2,7 +2,7 @@
 """Labels as people write them, brought to the one form the engine compares: ``source:key=value``.
 
 A label of a workload without a source is Kubernetes' (``app=web`` is ``k8s:app=web``). A key in a selector without a
-source matches every source (``app`` is ``any:app``). May not decide what a selector matches: that is `l7policy.selectors`.
+source matches every source (``app`` is ``any:app``). May not decide what a selector matches: `l7policy.selectors` does.
 
 Failure verdict: `LabelError`, with a text that stands on its own.
 """
@@ -57,7 +57,8 @@ def check_value(value: str) -> str:
     """The value, if it is one by Kubernetes' rules; it may be empty. Raises LabelError."""
     if value and not _LABEL.fullmatch(value):
         raise LabelError(
-            f"{value[:80]!r} is not a label value: up to 63 letters, digits, '-', '_' or '.', a letter or digit at both ends"
+            f"{value[:80]!r} is not a label value:"
+            " up to 63 letters, digits, '-', '_' or '.', a letter or digit at both ends"
         )
     return value
 

@@ -5,6 +5,7 @@ What is added to a selector (its namespace) differs between the dialects and is 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from l7policy import labels
@@ -38,7 +39,7 @@ def _match_labels(reader: Reader, node: Node, key_check: KeyCheck) -> set[Requir
     reader.mapping(node, "matchLabels", fields(" ".join(node.fields)))
     conditions = set()
     for written, value_node in node.fields.items():
-        key = reader.attempt(node.keys[written], "matchLabels", lambda written=written: key_check(written))
+        key = reader.attempt(node.keys[written], "matchLabels", partial(key_check, written))
         value = reader.checked(value_node, f"label {written[:80]}", labels.check_value)
         if key is not None and value is not None:
             conditions.add(Requirement(key, Operator.IN, (value,)))
@@ -51,7 +52,9 @@ def _expression(reader: Reader, node: Node, key_check: KeyCheck) -> Requirement 
     operator = reader.checked(found["operator"], "operator", _operator) if "operator" in found else None
     values: tuple[str, ...] = ()
     if "values" in found:
-        checked = [reader.checked(value, "a value", labels.check_value) for value in reader.sequence(found["values"], "values")]
+        checked = [
+            reader.checked(value, "a value", labels.check_value) for value in reader.sequence(found["values"], "values")
+        ]
         values = tuple(sorted({value for value in checked if value is not None}))
     if key is None or operator is None:
         return None

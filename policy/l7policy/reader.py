@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads policy trees strictly: every field is supported, known but not supported yet, or a mistake; none is passed over.
+"""Reads policy trees strictly: a field is supported, known but not supported yet, or a mistake; none is passed over.
 
-Collects what is wrong and reads on, so that one run tells all. What a reading method returns after a mistake is only good
-for finding more mistakes: whoever made the `Reader` must not use any result when `errors` is not empty.
+Collects what is wrong and reads on, so that one run tells all. What a reading method returns after a mistake is only
+good for finding more mistakes: whoever made the `Reader` must not use any result when `errors` is not empty.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,14 +25,20 @@ class Fields:
     refused: Mapping[str, str] = field(default_factory=dict)
     """Known, and why not here."""
     required: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
+    """Known, and without meaning for enforcement: anything may be in there."""
 
 
 def fields(
-    supported: str, later: str = "", *, required: str = "", refused: Mapping[str, str] | None = None
+    supported: str, later: str = "", *, required: str = "", ignored: str = "", refused: Mapping[str, str] | None = None
 ) -> Fields:
     """`Fields` from words with spaces between."""
     return Fields(
-        frozenset(supported.split()), frozenset(later.split()), dict(refused or {}), frozenset(required.split())
+        supported=frozenset(supported.split()),
+        later=frozenset(later.split()),
+        refused=dict(refused or {}),
+        required=frozenset(required.split()),
+        ignored=frozenset(ignored.split()),
     )
 
 
@@ -55,12 +61,16 @@ class Reader:
         found: dict[str, Node] = {}
         for name, value in node.fields.items():
             key = node.keys[name]
+            if name in known.ignored:
+                continue
             if name in known.refused:
                 self.fail(key, f"field {name} is not allowed here: {known.refused[name]}")
             elif name in known.later:
                 self.fail(key, f"field {name} is not supported yet")
             elif name not in known.supported:
-                self.fail(key, f"unknown field {name[:80]}", did_you_mean(name, known.supported | known.later))
+                self.fail(
+                    key, f"unknown field {name[:80]}", did_you_mean(name, known.supported | known.later | known.ignored)
+                )
             elif value.kind is Kind.NULL:
                 self.fail(key, f"field {name} has no value", "leave it out, or write [] or {} if you mean empty")
             else:

@@ -2,7 +2,9 @@
 """From msgspec's words about a value to the place in the YAML it came from.
 
 msgspec names the offending value by a path (``$.audit.backups``); a `yamltree.Node` knows where each value stood. Used
-for the files whose shape is a msgspec type: configuration and endpoints. Policies have their own reader (`l7policy.reader`).
+for files whose shape is a msgspec type: configuration and endpoints. Policies have a reader of their own.
+
+Failure verdict: the nearest place that is known. May never raise.
 """
 
 import re
@@ -43,7 +45,9 @@ def located(words: str, node: "Node", schema: Any) -> PolicyError:
         node = _child(node, step, got[1] if got and last and not is_key else "")
     if unknown := _UNKNOWN.fullmatch(problem):
         key = node.keys.get(unknown[1], node)
-        names = {field.encode_name for outer in types if isinstance(outer, inspect.StructType) for field in outer.fields}
+        names = {
+            field.encode_name for outer in types if isinstance(outer, inspect.StructType) for field in outer.fields
+        }
         return key.error(f"unknown field {unknown[1]}", did_you_mean(unknown[1], names))
     text = re.sub(r"`(\w+)`", lambda name: _NAMES.get(name[1], name[1]), problem)
     where = ".".join(filter(None, (step["name"] for step in _STEP.finditer(path))))

@@ -2,9 +2,9 @@
 """YAML as a tree that remembers where everything stood, so that every later error can name file:line:column.
 
 Reads what Kubernetes reads (YAML 1.1 scalars, several documents, anchors) and refuses what two readers could understand
-differently: duplicate keys, numbers that are not plain decimals, keys that are not text, merge keys, foreign tags. Aliases
-share nodes, but each use counts against `MAX_NODES`, so an alias bomb is refused while it is read and whoever walks a
-tree walks a bounded one.
+differently: duplicate keys, numbers that are not plain decimals, keys that are not text, merge keys, foreign tags.
+Aliases share nodes, but each use counts against `MAX_NODES`, so an alias bomb is refused while it is read and whoever
+walks a tree walks a bounded one.
 
 libyaml does the scanning: PyYAML's own scanner is ten times slower and breaks on some escapes.
 
@@ -38,7 +38,7 @@ MAX_NODES: Final = 500_000
 """Of one text, an aliased node counted once per use."""
 MAX_DEPTH: Final = 64
 
-_RESOLVER: Final = Resolver()
+_RESOLVER: Final[Any] = Resolver()
 _TAG: Final = "tag:yaml.org,2002:"
 _UNREADABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
@@ -230,7 +230,9 @@ class _Builder:
                 kind = Kind.TEXT
             else:
                 self.errors.append(
-                    self._error(event, f"{event.value[:40]} is not a plain decimal number", "write it in decimal or in quotes")
+                    self._error(
+                        event, f"{event.value[:40]} is not a plain decimal number", "write it in decimal or in quotes"
+                    )
                 )
                 kind = Kind.TEXT
         elif kind is Kind.FLOAT:

@@ -5,6 +5,7 @@ Peer failures are values here: a reader returns `Malformed`, it never raises for
 """
 
 import enum
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -36,15 +37,30 @@ class Malformed(msgspec.Struct, frozen=True, gc=False):
     path: str = ""
 
 
+class Fields:
+    """The header fields of a head, read only if somebody looks at them: few rules do."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Names in lower case, values without the blanks around them."""
+        for line in self._raw[:-4].split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            yield name.lower(), value.strip(b" \t")
+
+
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """A request head whose meaning is certain."""
 
-    method: str
-    target: str
+    method: bytes
+    target: bytes
     """As the client sent it."""
-    path: str
+    path: bytes
     """What is judged: path and query. The target itself for CONNECT and ``OPTIONS *``."""
-    host: str
+    host: bytes
     """The Host field as sent, with its port; empty only in HTTP/1.0."""
     framing: int
     keep_alive: bool
@@ -56,16 +72,13 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """How many bytes of the buffer the head was."""
     expect: bool = False
     """The client waits for ``100 Continue`` before it sends the body."""
-    upgrade: str = ""
+    upgrade: bytes = b""
     """The protocol that the server may switch to, lower case."""
 
-    def fields(self) -> list[tuple[str, str]]:
-        """Header fields as they are sent, names in lower case. Read on demand: few rules look at them."""
-        pairs = []
-        for line in self.raw[:-4].decode("latin-1").split("\r\n")[1:]:
-            name, _, value = line.partition(":")
-            pairs.append((name.lower(), value.strip(" \t")))
-        return pairs
+    @property
+    def fields(self) -> Fields:
+        """The header fields that the server will see."""
+        return Fields(self.raw)
 
 
 class ResponseHead(msgspec.Struct, frozen=True, gc=False):

@@ -129,12 +129,11 @@ def _canonical(match: re.Match[bytes]) -> RequestHead | None:
         keep_alive = False
     else:
         return None
-    path = target.decode("ascii")
     return RequestHead(
-        method.decode("ascii"),
-        path,
-        path,
-        host.decode("ascii"),
+        method,
+        target,
+        target,
+        host,
         framing,
         keep_alive,
         1 if minor == b"1" else 0,

@@ -27,16 +27,15 @@ _LINE: Final = re.compile(rb"([A-Z][A-Z-]{0,31}+) ([!-~]+) HTTP/([0-9])\.([0-9])
 _CONTROL: Final = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FOLD: Final = re.compile(rb"\r\n[ \t]")
 _BLANK_BEFORE_COLON: Final = re.compile(rb"\r\n[^:\r]*[ \t]:")
-_LOOKALIKE: Final = re.compile(rb"(?i)\n(?:content_length|content-length_|transfer_encoding|host_|_host|_content-length)[:]")
-_TOKENS: Final = re.compile(rb"(?:[ \t]*[-!#$%&'*+.^_`|~0-9A-Za-z]*[ \t]*(?:,|\Z))+")
+_LOOKALIKE: Final = re.compile(rb"(?i)\n(?:content_length|transfer_encoding):")
+_TOKEN: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
-_AUTHORITY: Final = re.compile(r"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
-_ABSOLUTE: Final = re.compile(r"[Hh][Tt][Tt][Pp]://([^/?#]*)([/?]?.*)")
-_USERINFO: Final = re.compile(r"//[^/?#]*@")
+_AUTHORITY: Final = re.compile(rb"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+_ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]*)([/?]?.*)")
+_USERINFO: Final = re.compile(rb"//[^/?#]*@")
 
-_FRAMING_FIELDS: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"trailer", b"te"})
-"""A server that drops what Connection names must not be told to drop one of these. TE belongs there by RFC 9110 §10.1.4
-and frames nothing, so it is let pass again below."""
+_ESSENTIAL: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+"""A server drops what Connection names, and must not be told to drop one of these."""
 
 _HTTP_AGAIN: Final = re.compile(rb"(?i)(?:h2c?|h3|http|https|tls|ssl)(?:[/-].*)?")
 
@@ -48,8 +47,8 @@ def malformed(detail: str, head: bytes) -> Malformed:
         return Malformed(detail)
     hosts = re.findall(rb"(?i)\r\nhost:[ \t]*([!-~]+)[ \t]*\r\n", head)
     host = hosts[0].decode("ascii") if len(hosts) == 1 else ""
-    path = _USERINFO.sub("//", line[2].decode("ascii"))
-    return Malformed(detail, line[1].decode("ascii"), host.rpartition("@")[2], path)
+    path = _USERINFO.sub(b"//", line[2])
+    return Malformed(detail, line[1].decode("ascii"), host.rpartition("@")[2], path.decode("ascii"))
 
 
 def read(head: bytes, size: int) -> RequestHead | Malformed:
@@ -80,7 +79,7 @@ def _read(head: bytes, size: int) -> RequestHead | str:
     if request is None:
         return "refused by h11"
 
-    method, target, minor = line[1].decode("ascii"), line[2].decode("ascii"), int(line[4])
+    method, target, minor = line[1], line[2], int(line[4])
     framing = _framing(fields, minor)
     if isinstance(framing, str):
         return framing
@@ -88,13 +87,13 @@ def _read(head: bytes, size: int) -> RequestHead | str:
     if isinstance(where, str):
         return where
     host, path, target_out = where
-    if method == "CONNECT" and framing != NO_BODY:
+    if method == b"CONNECT" and framing != NO_BODY:
         return "CONNECT with a body"
 
-    connection = _tokens(fields.get(b"connection", []))
-    if connection is None:
+    connection = {token.lower() for token in _items(fields.get(b"connection", []))}
+    if any(_TOKEN.fullmatch(token) is None for token in connection):
         return "malformed Connection"
-    if not (_FRAMING_FIELDS - {b"te"}).isdisjoint(connection):
+    if not _ESSENTIAL.isdisjoint(connection):
         return "Connection names a field that frames the message"
     expectations = fields.get(b"expect", [])
     if [value.lower() for value in expectations] not in ([], [b"100-continue"]):
@@ -142,71 +141,65 @@ def _framing(fields: dict[bytes, list[bytes]], minor: int) -> int | str:
     return NO_BODY
 
 
-def _authority_and_path(method: str, target: str, hosts: list[bytes], minor: int) -> tuple[str, str, str] | str:
+def _authority_and_path(
+    method: bytes, target: bytes, hosts: list[bytes], minor: int
+) -> tuple[bytes, bytes, bytes] | str:
     """The host and the path to judge, and the target to send; or what is wrong."""
     if len(hosts) > 1:
         return "more than one Host"
     if not hosts and minor == 1:
         return "no Host"
-    host = hosts[0].decode("latin-1") if hosts else ""
+    host = hosts[0] if hosts else b""
     if hosts and _AUTHORITY.fullmatch(host) is None:
         return "malformed Host"
-    if method == "CONNECT":
+    if method == b"CONNECT":
         authority = _AUTHORITY.fullmatch(target)
         if authority is None or authority[2] is None:
             return "CONNECT without host and port"
         if host and host.lower() not in (target.lower(), authority[1].lower()):
             return "CONNECT target and Host disagree"
         return host or target, target, target
-    if target == "*":
-        return (host, target, target) if method == "OPTIONS" else "malformed request target"
-    prefix, path = "", target
-    if not target.startswith("/"):
+    if target == b"*":
+        return (host, target, target) if method == b"OPTIONS" else "malformed request target"
+    prefix, path = b"", target
+    if not target.startswith(b"/"):
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             return "malformed request target"
         if _AUTHORITY.fullmatch(absolute[1]) is None or (host and _default(host) != _default(absolute[1])):
             return "authority of target and Host disagree"
         host = host or absolute[1]
-        prefix, path = f"http://{absolute[1]}", absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
-    return request_path.fault(path.encode("ascii")) or (host, path, prefix + path)
+        prefix, path = b"http://" + absolute[1], absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    return request_path.fault(path) or (host, path, prefix + path)
 
 
-def _default(authority: str) -> str:
-    return authority.lower().removesuffix(":80")
+def _default(authority: bytes) -> bytes:
+    return authority.lower().removesuffix(b":80")
 
 
-def _tokens(values: list[bytes]) -> set[bytes] | None:
-    tokens: set[bytes] = set()
-    for value in values:
-        if _TOKENS.fullmatch(value) is None:
-            return None
-        tokens.update(token.strip(b" \t").lower() for token in value.split(b","))
-    return tokens - {b""}
+def _upgrade(fields: dict[bytes, list[bytes]], connection: set[bytes], method: bytes, minor: int) -> bytes:
+    offers = _items(fields.get(b"upgrade", []))
+    if len(offers) != 1 or b"upgrade" not in connection or minor == 0 or method == b"CONNECT":
+        return b""
+    return b"" if _HTTP_AGAIN.fullmatch(offers[0]) is not None else offers[0].lower()
 
 
-def _upgrade(fields: dict[bytes, list[bytes]], connection: set[bytes], method: str, minor: int) -> str:
-    offers = _tokens_with_version(fields.get(b"upgrade", []))
-    if len(offers) != 1 or b"upgrade" not in connection or minor == 0 or method == "CONNECT":
-        return ""
-    offer = offers[0]
-    return "" if _HTTP_AGAIN.fullmatch(offer) is not None else offer.decode("latin-1").lower()
+def _items(values: list[bytes]) -> list[bytes]:
+    return [item for value in values for part in value.split(b",") if (item := part.strip(b" \t"))]
 
 
-def _tokens_with_version(values: list[bytes]) -> list[bytes]:
-    return [token.strip(b" \t") for value in values for token in value.split(b",") if token.strip(b" \t")]
-
-
-def _write(method: str, target: str, minor: int, request: h11.Request, framing: int, *, drop_upgrade: bool) -> bytes:
-    lines = [f"{method} {target} HTTP/1.{minor}".encode("ascii")]
+def _write(
+    method: bytes, target: bytes, minor: int, request: h11.Request, framing: int, *, drop_upgrade: bool
+) -> bytes:
+    lines = [b"%b %b HTTP/1.%d" % (method, target, minor)]
     for name, value in request.headers.raw_items():
         lowered = name.lower()
         if lowered == b"content-length":
-            value = str(framing).encode("ascii")
+            value = b"%d" % framing
         elif drop_upgrade and lowered in (b"upgrade", b"http2-settings"):
             continue
         elif drop_upgrade and lowered == b"connection":
-            kept = [t for t in _tokens_with_version([value]) if t.lower() not in (b"upgrade", b"http2-settings")]
+            kept = [t for t in _items([value]) if t.lower() not in (b"upgrade", b"http2-settings")]
             if not kept:
                 continue
             value = b", ".join(kept)

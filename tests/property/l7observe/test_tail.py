@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Properties of l7observe.tail and l7observe.logfile together: what one writes, in whatever steps, the other reads."""
 
+import contextlib
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -17,16 +18,17 @@ BATCHES = st.lists(st.lists(st.integers(1, 60), max_size=6), max_size=12)
 @settings(max_examples=60, deadline=None)
 @given(batches=BATCHES, max_bytes=st.integers(1, 120), before=st.integers(0, 12))
 def test_a_follower_reads_every_line_once_in_order(batches: list[list[int]], max_bytes: int, before: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = Path(folder) / "audit.jsonl"
         # As many backups as there can be rotations, so that nothing is dropped by design.
         log = LogFile(path, max_bytes, 100)
+        stack.callback(log.close)
         tail: Tail | None = None
         written: list[bytes] = []
         read: list[bytes] = []
         for number, batch in enumerate(batches):
             if number == before:
-                tail = Tail(path)
+                tail = stack.enter_context(Tail(path))
                 assert tail.last(1000) == written
                 read = list(written)
             lines = [b"%d-" % (len(written) + index) + b"x" * length for index, length in enumerate(batch)]
@@ -37,8 +39,6 @@ def test_a_follower_reads_every_line_once_in_order(batches: list[list[int]], max
         if tail is not None:
             read += tail.poll()
             assert read == written
-            tail.close()
-        log.close()
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,7 +47,6 @@ def test_the_last_lines_are_those_a_plain_reader_sees(content: bytes, count: int
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "audit.jsonl"
         path.write_bytes(content)
-        tail = Tail(path)
         complete = [line for line in content[: content.rfind(b"\n") + 1].split(b"\n") if line]
-        assert tail.last(count) == complete[-count:]
-        tail.close()
+        with Tail(path) as tail:
+            assert tail.last(count) == complete[-count:]

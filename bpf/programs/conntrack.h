@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows that were judged, keyed by the tuple of the side that began.
+ *
+ * An entry is a verdict with a date: it counts only under the revision it was made for, and only
+ * while the flow is alive. The table is an LRU: the oldest flow makes room, and is judged again.
+ */
+#pragma once
+
+#define SECOND_NS	   1000000000ULL
+#define LIFETIME_TCP_NS	   (8000 * SECOND_NS)
+#define LIFETIME_OTHERS_NS (60 * SECOND_NS)
+
+static __always_inline u32 current_revision(void)
+{
+	u32 zero = 0;
+	struct config *c = config.lookup(&zero);
+
+	return c ? *(volatile u32 *)&c->revision : 0;
+}
+
+static __always_inline void flip(struct conntrack_key *k)
+{
+	struct address a = k->source;
+	__be16 port = k->source_port;
+
+	k->source = k->destination;
+	k->source_port = k->destination_port;
+	k->destination = a;
+	k->destination_port = port;
+}
+
+static __always_inline struct conntrack_entry *conntrack_find(struct conntrack_key *k, u64 now)
+{
+	struct conntrack_entry *e = conntrack.lookup(k);
+	u64 lifetime = k->protocol == IPPROTO_TCP ? LIFETIME_TCP_NS : LIFETIME_OTHERS_NS;
+
+	/* Signed: another processor's clock may be a tick ahead. */
+	if (e && (s64)(now - e->last_seen_ns) > (s64)lifetime)
+		return 0;
+	return e;
+}
+
+static __always_inline void conntrack_touch(struct conntrack_entry *e, u32 length, u64 now)
+{
+	e->last_seen_ns = now;
+	__sync_fetch_and_add(&e->packets, 1);
+	__sync_fetch_and_add(&e->bytes, length);
+}
+
+#define UNRELATED	 0
+#define RELATED		 1
+#define RELATED_TO_PROXY 2
+
+/*
+ * Whether an ICMP error belongs to a flow that may pass now. It must go to the sender of what it
+ * quotes: otherwise a workload could send anything to anyone as an "error" about a flow of its own.
+ */
+static __always_inline int related(struct __sk_buff *skb, struct packet *p)
+{
+	struct packet quoted = {};
+	struct conntrack_entry *e;
+	u64 now = bpf_ktime_get_coarse_ns();
+
+	if (parse_quoted(skb, p, &quoted) || quoted.flags & PACKET_FRAGMENT || quoted.opaque)
+		return UNRELATED;
+	if (!same_address(&quoted.flow.source, &p->flow.destination))
+		return UNRELATED;
+	e = conntrack_find(&quoted.flow, now);
+	if (!e) {
+		flip(&quoted.flow);
+		e = conntrack_find(&quoted.flow, now);
+	}
+	if (!e || e->revision != current_revision() || e->flags & CONNTRACK_DENIED)
+		return UNRELATED;
+	return e->proxy || e->upstream ? RELATED_TO_PROXY : RELATED;
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The datapath: five programs over the tables of maps.h. README.md has the picture.
+ *
+ * They fail closed: what is unknown, unreadable or does not fit is dropped, counted and reported.
+ * A packet that may pass goes on to whatever other program is attached (TC_ACT_UNSPEC).
+ */
+#define BPF_LICENSE Dual BSD / GPL
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
+#include <uapi/linux/pkt_cls.h>
+
+#include "reasons.h"
+#include "maps.h"
+#include "packet.h"
+#include "conntrack.h"
+#include "policy.h"
+#include "events.h"
+#include "redirect.h"
+#include "track.h"
+
+static __always_inline int drop(struct __sk_buff *skb, struct packet *p, struct judgement *j,
+				u8 reason)
+{
+	report(p, j, reason, skb->len);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int forward(struct __sk_buff *skb, const struct judgement *j)
+{
+	if (j->to_proxy) {
+		mark_to_proxy(skb);
+		count(METRIC_REDIRECTED, skb->len);
+	} else {
+		count(REASON_NONE, skb->len);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+/* Talk with the link's other end, the node. A router's advertisement is not a workload's to send. */
+static __always_inline int stays_on_link(const struct packet *p, int own_source)
+{
+	const struct conntrack_key *flow = &p->flow;
+
+	if (!(p->flags & PACKET_NEIGHBOUR) || p->port == bpf_htons(134))
+		return 0;
+	if (!own_source && !is_link_local(&flow->source) && !is_unspecified(&flow->source))
+		return 0;
+	return is_link_local(&flow->destination) || is_link_multicast(&flow->destination) ||
+	       identity_of(6, &flow->destination) == IDENTITY_NODE;
+}
+
+/* TC ingress of the node's end of an endpoint's veth: what the workload sends. */
+int from_endpoint(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct judgement j = {};
+	u32 ifindex = skb->ifindex, *id;
+	int own_source, relation;
+	u8 reason;
+
+	skb->mark = 0;
+	reason = parse(skb, &p);
+	id = endpoint_by_ifindex.lookup(&ifindex);
+	if (!id) {
+		reason = REASON_ENDPOINT_UNKNOWN;
+		goto drop;
+	}
+	j.endpoint_id = *id;
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		goto pass;
+	if (reason)
+		goto drop;
+
+	own_source = endpoint_of(p.flow.family, &p.flow.source) == j.endpoint_id;
+	if (stays_on_link(&p, own_source))
+		goto pass;
+	if (!own_source) {
+		reason = REASON_INVALID_SOURCE_IP;
+		goto drop;
+	}
+	if (p.flags & PACKET_ICMP_ERROR) {
+		relation = related(skb, &p);
+		j.to_proxy = relation == RELATED_TO_PROXY;
+		if (relation)
+			goto pass;
+	}
+	reason = track(skb, &p, &j, j.endpoint_id, 0, FROM_ENDPOINT);
+	if (!reason)
+		goto pass;
+drop:
+	return drop(skb, &p, &j, reason);
+pass:
+	return forward(skb, &j);
+}
+
+/* TC ingress of an uplink: what comes from other machines. The node's own traffic is not ours. */
+int from_uplink(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct judgement j = {};
+	int relation;
+	u8 reason = parse(skb, &p);
+
+	j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);
+	if (!j.endpoint_id)
+		return TC_ACT_UNSPEC;
+	if (reason)
+		goto drop;
+	if (p.flags & PACKET_ICMP_ERROR) {
+		relation = related(skb, &p);
+		j.to_proxy = relation == RELATED_TO_PROXY;
+		if (relation)
+			goto pass;
+	}
+	reason = track(skb, &p, &j, 0, j.endpoint_id, FROM_UPLINK);
+	if (!reason)
+		goto pass;
+drop:
+	return drop(skb, &p, &j, reason);
+pass:
+	return forward(skb, &j);
+}
+
+/*
+ * TC egress of the node's end of an endpoint's veth: what the workload is about to receive. Flows
+ * from endpoints and uplinks were judged where they came in and are found again; the rest (the node
+ * itself, interfaces that nothing is attached to) is judged here.
+ */
+int to_endpoint(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct judgement j = {};
+	u32 ifindex = skb->ifindex, forwarded = skb->ingress_ifindex, mark = skb->mark & MARK_MASK;
+	u32 *id;
+	u8 reason;
+
+	if (mark == MARK_TO_CLIENT && !forwarded)
+		goto pass;
+	reason = parse(skb, &p);
+	id = endpoint_by_ifindex.lookup(&ifindex);
+	if (!id) {
+		reason = REASON_ENDPOINT_UNKNOWN;
+		goto drop;
+	}
+	j.endpoint_id = *id;
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		goto pass;
+	if (reason)
+		goto drop;
+	if (mark == MARK_TO_CLIENT || mark == MARK_TO_SERVER) {
+		reason = forwarded ? REASON_FORGED_MARK : remember_upstream(&p, skb->len);
+		if (reason)
+			goto drop;
+		goto pass;
+	}
+	if (p.flags & PACKET_NEIGHBOUR && !forwarded)
+		goto pass;
+	if (p.flags & PACKET_ICMP_ERROR && related(skb, &p))
+		goto pass;
+	reason = track(skb, &p, &j, 0, j.endpoint_id, TO_ENDPOINT);
+	if (!reason)
+		goto pass;
+drop:
+	return drop(skb, &p, &j, reason);
+pass:
+	/* Past the last point where it could go to a proxy. */
+	j.to_proxy = 0;
+	return forward(skb, &j);
+}
+
+/* TC egress of an uplink: only to learn which replies belong to a proxy. */
+int to_uplink(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct judgement j = {};
+	u8 reason;
+
+	if ((skb->mark & MARK_MASK) != MARK_TO_SERVER || skb->ingress_ifindex)
+		return TC_ACT_UNSPEC;
+	reason = parse(skb, &p);
+	if (!reason)
+		reason = remember_upstream(&p, skb->len);
+	if (reason)
+		return drop(skb, &p, &j, reason);
+	return TC_ACT_UNSPEC;
+}
+
+/* sk_lookup: which listener gets a connection or datagram that no connected socket of the node has. */
+int steer(struct bpf_sk_lookup *ctx)
+{
+	struct packet p = {};
+	struct judgement j = {};
+	struct listener_key k = {};
+	struct conntrack_entry *e;
+	struct bpf_sock *sk;
+	long failed;
+	int slot;
+
+	p.flow.protocol = ctx->protocol;
+	p.flow.source_port = ctx->remote_port;
+	p.flow.destination_port = p.port = bpf_htons(ctx->local_port);
+	if (ctx->family == 2) {
+		p.flow.family = 4;
+		p.flow.source.word[3] = ctx->remote_ip4;
+		p.flow.destination.word[3] = ctx->local_ip4;
+	} else {
+		p.flow.family = 6;
+		p.flow.source.word[0] = ctx->remote_ip6[0];
+		p.flow.source.word[1] = ctx->remote_ip6[1];
+		p.flow.source.word[2] = ctx->remote_ip6[2];
+		p.flow.source.word[3] = ctx->remote_ip6[3];
+		p.flow.destination.word[0] = ctx->local_ip6[0];
+		p.flow.destination.word[1] = ctx->local_ip6[1];
+		p.flow.destination.word[2] = ctx->local_ip6[2];
+		p.flow.destination.word[3] = ctx->local_ip6[3];
+	}
+	e = conntrack.lookup(&p.flow);
+	if (!e || !e->proxy)
+		return SK_PASS;
+
+	k.proxy = e->proxy;
+	k.family = p.flow.family;
+	k.protocol = p.flow.protocol;
+#pragma unroll
+	for (slot = 0; slot < LISTENER_SLOTS; slot++) {
+		k.slot = slot;
+		sk = (struct bpf_sock *)listeners.lookup(&k);
+		if (!sk)
+			continue;
+		/* The kernel goes on to choose within the socket's SO_REUSEPORT group. */
+		failed = bpf_sk_assign(ctx, sk, 0);
+		bpf_sk_release(sk);
+		if (!failed)
+			return SK_PASS;
+	}
+	j.revision = e->revision;
+	j.endpoint_id = endpoint_of(p.flow.family, &p.flow.source);
+	if (!j.endpoint_id) {
+		j.direction = DIRECTION_INGRESS;
+		j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);
+	}
+	report(&p, &j, REASON_PROXY_UNAVAILABLE, 0);
+	return SK_DROP;
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the kernel and user space share: the tables and the layout of their rows.
+ *
+ * bpf/l7bpf/layouts.py has a twin of every struct; tests/bpf/test_layouts.py holds the two equal.
+ * The loader defines PINS (a folder on a bpffs, as a string) and the MAX_… sizes.
+ */
+#pragma once
+
+/* IPv6 as it is; IPv4 in the last word after three zero words. Network byte order. */
+struct address {
+	__be32 word[4];
+};
+
+struct endpoint {
+	u32 policy_id;
+	u32 identity;
+	u32 ifindex;
+	u32 flags;
+};
+#define ENDPOINT_ENFORCE_EGRESS	 1
+#define ENDPOINT_ENFORCE_INGRESS 2
+
+struct address_key {
+	u32 family; /* 4 or 6 */
+	struct address address;
+};
+
+struct ipcache_key {
+	u32 prefixlen; /* 32 for the family + 128, or fewer for a prefix */
+	u32 family;
+	struct address address;
+};
+
+struct ipcache_entry {
+	u32 identity;
+	u32 flags;
+};
+
+struct policy_key {
+	u32 prefixlen; /* 72 + 0: any protocol, + 8: any port, + 8 + k: k bits of the port */
+	u32 policy_id;
+	u32 identity; /* of the remote side; 0: anybody */
+	u8 direction;
+	u8 protocol;
+	__be16 port;
+};
+#define POLICY_PREFIX_FULL (72 + 8 + 16)
+
+struct policy_entry {
+	u64 cookie;  /* names the rule */
+	u64 packets; /* judged by this entry: the first of each flow and revision */
+	u64 bytes;
+	u32 precedence;
+	u8 verdict;
+	u8 proxy;
+	u16 pad;
+};
+#define POLICY_ALLOW	0
+#define POLICY_DENY	1
+#define POLICY_REDIRECT 2
+
+/* The tuple of the side that began. ICMP echo: source_port = id; other ICMP: source_port = type. */
+struct conntrack_key {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	u8 protocol;
+	u8 family;
+	u16 pad;
+};
+
+struct conntrack_entry {
+	u64 last_seen_ns; /* CLOCK_MONOTONIC_COARSE */
+	u64 packets;
+	u64 bytes;
+	u32 revision; /* under which the flow was judged */
+	u8 proxy;     /* which proxy its packets go to */
+	u8 upstream;  /* a proxy's socket uses this tuple: replies go to the proxy */
+	u16 flags;
+};
+#define CONNTRACK_LOCAL	    1 /* both ends are on this node: no uplink may carry it */
+#define CONNTRACK_FROM_NODE 2 /* begun by the node itself, which no ingress policy limits */
+#define CONNTRACK_DENIED    4 /* was allowed, no longer is: judged packet by packet until a SYN */
+
+struct config {
+	u32 revision;
+	u32 pad[3];
+};
+
+#define FQDN_SELECTORS 30
+struct fqdn_identity {
+	u32 base_identity;
+	u32 count;
+	u64 selectors[FQDN_SELECTORS];
+};
+
+struct listener_key {
+	u8 proxy;
+	u8 family;
+	u8 protocol;
+	u8 slot;
+};
+#define LISTENER_SLOTS 8
+
+struct metric {
+	u64 packets;
+	u64 bytes;
+};
+/* Rows of `metrics` that are not a reason. Row 0, REASON_NONE, counts what was forwarded. */
+#define METRIC_REDIRECTED  254
+#define METRIC_EVENTS_LOST 255
+
+struct event {
+	u64 time_ns; /* CLOCK_BOOTTIME */
+	u64 cookie;  /* of the rule that denied; 0: no rule allowed it */
+	u32 endpoint_id;
+	u32 source_identity;
+	u32 destination_identity;
+	u32 policy_id;
+	u32 revision;
+	u32 length;
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port; /* of ICMP: the type */
+	u8 protocol;
+	u8 family;
+	u8 direction;
+	u8 verdict;
+	u8 reason;
+	u8 pad[7];
+};
+
+BPF_TABLE_PINNED("hash", u32, struct endpoint, endpoints, MAX_ENDPOINTS, PINS "/maps/endpoints");
+BPF_TABLE_PINNED("hash", u32, u32, endpoint_by_ifindex, MAX_ENDPOINTS,
+		 PINS "/maps/endpoint_by_ifindex");
+BPF_TABLE_PINNED("hash", struct address_key, u32, endpoint_by_address, MAX_ENDPOINT_ADDRESSES,
+		 PINS "/maps/endpoint_by_address");
+BPF_TABLE_PINNED("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, MAX_IPCACHE,
+		 PINS "/maps/ipcache", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, MAX_POLICY,
+		 PINS "/maps/policy", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct conntrack_key, struct conntrack_entry, conntrack, MAX_CONNTRACK,
+		 PINS "/maps/conntrack");
+BPF_TABLE_PINNED("array", u32, struct config, config, 1, PINS "/maps/config", BPF_F_MMAPABLE);
+BPF_TABLE_PINNED("hash", u32, struct fqdn_identity, fqdn_identities, MAX_FQDN_IDENTITIES,
+		 PINS "/maps/fqdn_identities", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("sockhash", struct listener_key, u64, listeners, 256, PINS "/maps/listeners");
+BPF_TABLE_PINNED("percpu_array", u32, struct metric, metrics, 256, PINS "/maps/metrics");
+
+/* bcc has no macro for a pinned ring; its size is in bytes, a power of two of pages. */
+struct events_table_t {
+	int key;
+	u32 leaf;
+	int (*ringbuf_output)(void *, u64, u64);
+	void *(*ringbuf_reserve)(u64);
+	void (*ringbuf_discard)(void *, u64);
+	void (*ringbuf_submit)(void *, u64);
+	u32 max_entries;
+};
+__attribute__((section("maps/ringbuf:" PINS "/maps/events"))) struct events_table_t events = {
+	.max_entries = MAX_EVENT_BYTES,
+};

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How a packet gets to a proxy: by a mark. `ip rule` sends marked packets to local delivery, where
+ * the kernel finds an established socket by itself and the sk_lookup program a listener. Packets
+ * are never rewritten. The proxies' own packets carry marks too (SO_MARK), which no workload can
+ * forge: veth clears marks between namespaces, and what is forwarded has an ingress device.
+ */
+#pragma once
+
+#define MARK_MASK      0xf00
+#define MARK_TO_PROXY  0x200
+#define MARK_TO_CLIENT 0xa00 /* of the proxies' listeners and what they accept */
+#define MARK_TO_SERVER 0xb00 /* of the proxies' upstream sockets */
+
+static __always_inline void mark_to_proxy(struct __sk_buff *skb)
+{
+	skb->mark = (skb->mark & ~MARK_MASK) | MARK_TO_PROXY;
+}
+
+/* The replies to a proxy's upstream socket must come back to it, also from a port of its own. */
+static __always_inline u8 remember_upstream(struct packet *p, u32 length)
+{
+	struct conntrack_entry *e, new = {};
+	u64 now = bpf_ktime_get_coarse_ns();
+
+	if (p->flags & PACKET_FRAGMENT)
+		return 0;
+	if (!(p->flags & PACKET_SYN) && p->flow.protocol != IPPROTO_UDP)
+		return 0;
+	e = conntrack_find(&p->flow, now);
+	if (e) {
+		e->last_seen_ns = now;
+		e->upstream = 1;
+		return 0;
+	}
+	new.last_seen_ns = now;
+	new.packets = 1;
+	new.bytes = length;
+	new.revision = current_revision();
+	new.upstream = 1;
+	return conntrack.update(&p->flow, &new) ? REASON_CONNTRACK_FULL : 0;
+}

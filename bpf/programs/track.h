@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What happens to a packet because of the flow it belongs to: the known verdict or a new one. */
+#pragma once
+
+/* Where track() runs. Always a constant: each program keeps only its own branches. */
+#define FROM_ENDPOINT 0
+#define FROM_UPLINK   1
+#define TO_ENDPOINT   2
+
+/*
+ * The judgement of a known flow that is out of date, written into its entry.
+ *
+ * A flow that is no longer allowed keeps its entry, marked: were it deleted, the peer's next packet
+ * could begin the same flow the other way round, and the workload would answer it.
+ */
+static __always_inline u8 renew(struct packet *p, struct judgement *j, struct conntrack_entry *e,
+				u8 reason)
+{
+	if (reason) {
+		e->flags |= CONNTRACK_DENIED;
+		e->revision = j->revision;
+		return reason;
+	}
+	/* A proxied flow stays with its proxy, which judges for itself. A direct one that needs a
+	 * proxy now goes to local delivery, where nobody knows it: the kernel resets it. */
+	if (j->proxy && !(p->flags & PACKET_REVERSE && e->upstream))
+		e->proxy = j->proxy;
+	e->flags &= ~CONNTRACK_DENIED;
+	e->revision = j->revision;
+	return 0;
+}
+
+/*
+ * 0 or the reason to drop; judgement.to_proxy tells whether the packet goes to a proxy.
+ * `source_id` and `destination_id` are the endpoints at the packet's ends, 0 if not known yet.
+ * p->flow is turned to the direction in which the flow began.
+ */
+static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct judgement *j,
+				u32 source_id, u32 destination_id, const int where)
+{
+	struct conntrack_entry *e = 0, new = {};
+	u64 now = bpf_ktime_get_coarse_ns();
+	u32 length = skb->len, other;
+	int from_node = where == TO_ENDPOINT && skb->ingress_ifindex == 0;
+	u16 flags = 0;
+	u8 reason;
+
+	/* Before any row of `endpoints` is read: a reload flips those first and the revision last,
+	 * so that what was judged by an old row is dated old and judged again. */
+	j->revision = current_revision();
+
+	/* A SYN starts over, whatever was there; on its way out it finds what it made on its way in.
+	 * Fragments have no tuple. */
+	if (!(p->flags & PACKET_FRAGMENT) && (where == TO_ENDPOINT || !(p->flags & PACKET_SYN))) {
+		if (!(p->flags & PACKET_ECHO_REPLY))
+			e = conntrack_find(&p->flow, now);
+		if (!e && !(p->flags & (PACKET_ECHO_REQUEST | PACKET_SYN))) {
+			flip(&p->flow);
+			e = conntrack_find(&p->flow, now);
+			if (e)
+				p->flags |= PACKET_REVERSE;
+			else
+				flip(&p->flow);
+		}
+	}
+	if (e) {
+		if (where == FROM_UPLINK && e->flags & CONNTRACK_LOCAL)
+			return REASON_INVALID_SOURCE_IP;
+		conntrack_touch(e, length, now);
+		/* An entry that only a proxy's upstream socket made is no verdict on the workload's
+		 * own packets of the same tuple. */
+		if (e->revision == j->revision && !(e->flags & CONNTRACK_DENIED) &&
+		    (p->flags & PACKET_REVERSE || e->proxy || !e->upstream)) {
+			j->to_proxy = e->proxy || e->upstream;
+			goto known;
+		}
+		flags = e->flags;
+	}
+
+	if (!source_id)
+		source_id =
+			endpoint_of(p->flow.family, p->flags & PACKET_REVERSE ? &p->flow.destination
+									      : &p->flow.source);
+	if (where == FROM_UPLINK && source_id)
+		return REASON_INVALID_SOURCE_IP;
+	if (!destination_id)
+		destination_id = endpoint_of(p->flow.family, p->flags & PACKET_REVERSE
+								     ? &p->flow.source
+								     : &p->flow.destination);
+	if (p->flags & PACKET_REVERSE) {
+		other = source_id;
+		source_id = destination_id;
+		destination_id = other;
+		p->port = policy_port(&p->flow);
+	}
+	reason = judge(p, j, source_id, destination_id, &flags, from_node, length);
+	if (where == FROM_UPLINK && flags & CONNTRACK_LOCAL)
+		return REASON_INVALID_SOURCE_IP; /* the node's own address, which only IPv6 lets in */
+
+	if (e) {
+		reason = renew(p, j, e, reason);
+		if (reason)
+			return reason;
+		j->to_proxy = e->proxy || (e->upstream && p->flags & PACKET_REVERSE);
+		goto known;
+	}
+	if (reason)
+		return reason;
+	if (where == TO_ENDPOINT && j->proxy)
+		return REASON_REDIRECT_IMPOSSIBLE;
+	j->to_proxy = j->proxy;
+
+	if (p->flags & (PACKET_FRAGMENT | PACKET_ECHO_REPLY))
+		return 0;
+	/* Met half way: which side began is a guess. Remembered, it would let the workload answer a
+	 * connection that its own egress policy might not have let it begin. */
+	if (j->answer_matters && p->flow.protocol == IPPROTO_TCP && !(p->flags & PACKET_SYN))
+		return 0;
+	new.last_seen_ns = now;
+	new.packets = 1;
+	new.bytes = length;
+	new.revision = j->revision;
+	new.proxy = j->proxy;
+	new.flags = flags;
+	return conntrack.update(&p->flow, &new) ? REASON_CONNTRACK_FULL : 0;
+
+known:
+	/* Too late for a redirect here: only the kernel's own packets for the proxy's sockets (a
+	 * reset, say) come this far without a mark. */
+	if (where == TO_ENDPOINT && j->to_proxy && !from_node)
+		return REASON_REDIRECT_IMPOSSIBLE;
+	return 0;
+}

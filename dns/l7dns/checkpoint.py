@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint: what the DNS process must know again after it was killed, in three files of one folder.
+
+- ``dns-rules.msgpack``: the snapshots in force and prepared, so that names are judged with the agent down;
+- ``dns-names.msgpack``: the name cache, replaced in one step;
+- ``dns-journal.<generation>``: what was learnt since then, appended before each answer is released. A process that is
+  killed loses nothing; a last record cut short is ignored.
+
+Nothing is flushed to the disk: what the machine forgets by crashing, its kernel's maps forget too, and files of another boot
+are not used. Failure verdict: a damaged, foreign or missing file is as if there were none; a failed write is counted.
+"""
+
+import os
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from l7policy.model import Snapshot
+
+VERSION: Final = 1
+_JOURNAL_LIMIT: Final = 1 << 20
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+T = TypeVar("T")
+
+
+class NameState(msgspec.Struct, frozen=True, array_like=True):
+    """A name and its addresses: one item of the cache file, and one record of the journal."""
+
+    name: str
+    endpoint: int
+    addresses: list[tuple[bytes, float]]
+    """Packed address and expiry, in seconds since boot."""
+
+
+class _Names(msgspec.Struct, frozen=True):
+    version: int
+    boot: str
+    generation: int
+    next_identity: int
+    names: list[NameState]
+
+
+class _Rules(msgspec.Struct, frozen=True):
+    version: int
+    boot: str
+    snapshots: list[Snapshot]
+
+
+class State(msgspec.Struct, frozen=True):
+    """What was found at the start."""
+
+    snapshots: list[Snapshot]
+    """The one in force, then the one prepared, if any."""
+    names: list[NameState]
+    next_identity: int
+
+
+class Checkpoint:
+    """The files of one DNS process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads and writes nothing yet."""
+        self._folder = folder
+        self._rules = folder / "dns-rules.msgpack"
+        self._names = folder / "dns-names.msgpack"
+        self._journal = -1
+        self._written = 0
+        self._size = 0
+        self._generation = 0
+        self._encoder = msgspec.msgpack.Encoder()
+        self.errors = 0
+        """Writes that failed."""
+        self.error = ""
+        """The last failure, empty once a write succeeds again."""
+
+    @property
+    def due(self) -> bool:
+        """Whether the journal has grown so long, or was lost, that the cache should be written anew."""
+        return self._journal < 0 or self._written > max(_JOURNAL_LIMIT, 2 * self._size)
+
+    def load(self) -> State:
+        """Everything found; empty where nothing usable is."""
+        rules = self._read(self._rules, _Rules)
+        snapshots = [] if rules is None or (rules.version, rules.boot) != (VERSION, _boot()) else rules.snapshots
+        base = self._read(self._names, _Names)
+        if base is None or base.version != VERSION or base.boot != _boot():
+            return State(snapshots, [], 0)
+        self._generation = base.generation
+        journal = self._journal_path(base.generation)
+        for stale in self._folder.glob("dns-journal.*"):
+            if stale != journal:
+                stale.unlink(missing_ok=True)
+        return State(snapshots, base.names + self._read_journal(journal), base.next_identity)
+
+    def save_rules(self, snapshots: list[Snapshot]) -> bool:
+        """Remembers what is in force and what is prepared."""
+        return self._replace(self._rules, _Rules(VERSION, _boot(), snapshots))
+
+    def save_names(self, names: list[NameState], next_identity: int) -> bool:
+        """Remembers the whole cache, and begins a new journal."""
+        old = self._generation
+        generation = old + 1
+        journal = self._open_journal(generation)
+        # Records go to the new journal from here on. Until the new cache file is in place, a reader finds the old one
+        # with the old journal, which is what this one was made from.
+        if journal < 0 or not self._replace(self._names, _Names(VERSION, _boot(), generation, next_identity, names)):
+            if journal >= 0:
+                os.close(journal)
+                self._journal_path(generation).unlink(missing_ok=True)
+            return False
+        self.close()
+        self._journal, self._generation, self._written = journal, generation, 0
+        self._size = self._names.stat().st_size
+        self._journal_path(old).unlink(missing_ok=True)
+        return True
+
+    def append(self, record: NameState) -> bool:
+        """Adds one learnt name to the journal."""
+        if self._journal < 0:
+            return False
+        body = self._encoder.encode(record)
+        frame = len(body).to_bytes(4, "big") + body
+        try:
+            written = os.write(self._journal, frame)
+        except OSError as error:
+            return self._failed(error)
+        if written != len(frame):
+            # A torn record would hide all that follow it.
+            self.close()
+            return self._failed(OSError("the journal could not take a whole record"))
+        self._written += len(frame)
+        return True
+
+    def close(self) -> None:
+        """Closes the journal."""
+        if self._journal >= 0:
+            os.close(self._journal)
+            self._journal = -1
+
+    def _read(self, path: Path, kind: type[T]) -> T | None:
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            self._failed(error)
+            return None
+
+    def _read_journal(self, path: Path) -> list[NameState]:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return []
+        records: list[NameState] = []
+        position = 0
+        while position + 4 <= len(data):
+            end = position + 4 + int.from_bytes(data[position : position + 4], "big")
+            if end > len(data):
+                break
+            try:
+                records.append(msgspec.msgpack.decode(data[position + 4 : end], type=NameState))
+            except msgspec.MsgspecError as error:
+                self._failed(error)
+                break
+            position = end
+        return records
+
+    def _replace(self, path: Path, value: object) -> bool:
+        draft = path.with_name(path.name + ".new")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._encoder.encode(value))
+            draft.replace(path)
+        except OSError as error:
+            return self._failed(error)
+        self.error = ""
+        return True
+
+    def _journal_path(self, generation: int) -> Path:
+        return self._folder / f"dns-journal.{generation}"
+
+    def _open_journal(self, generation: int) -> int:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+            return os.open(self._journal_path(generation), flags, 0o600)
+        except OSError as error:
+            self._failed(error)
+            return -1
+
+    def _failed(self, error: Exception) -> bool:
+        self.errors += 1
+        self.error = str(error)
+        return False
+
+
+def _boot() -> str:
+    return _BOOT_ID.read_text().strip()

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learner: keeps the kernel's FQDN rows equal to what the name cache and the snapshots call for.
+
+Everything follows from one rule, `_wanted`: an address has the identity (base by longest static prefix, selectors that match
+any of its names), or none if there is no such selector or the address is not out in the world. Learning, expiry and new
+snapshots only differ in which addresses they look at again. Writes go in the order that is never too permissive for a
+moment nor too late for the client: identity row, its policy entries, ipcache; and backwards when something goes.
+
+What cannot be removed yet is remembered and tried again. May not wait, nor read a clock. Failure verdict: `learn` says what
+failed and takes its own addition back, and the answer is withheld; `prepare` says what failed and changes nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from l7dns.checkpoint import Checkpoint, NameState
+from l7dns.identities import FqdnIdentity, Key, capped
+from l7dns.kerneltables import KernelTables
+from l7dns.namecache import Change, NameCache
+from l7dns.rows import IdentityRows
+from l7dns.spelling import address_text
+from l7dns.view import ConflictError, View
+from l7policy.model import Snapshot
+
+MIN_HOLD: Final = 2.0
+"""Seconds an address stays usable at least, or an answer with TTL 0 could never be used at all."""
+SAVE_EVERY: Final = 10.0
+"""Seconds between attempts to write the whole checkpoint, so that a full disk does not slow down the answers."""
+LINGER: Final = 60.0
+"""Seconds an identity outlives its last address, so that rotating addresses do not rewrite policy entries each time."""
+
+
+class CacheRow(msgspec.Struct, frozen=True):
+    """One line of ``fqdn cache list``."""
+
+    name: str
+    address: str
+    ttl: float
+    """Seconds left."""
+    expires: float
+    """Seconds since the epoch."""
+    identity: int
+    """0 if no selector matches the name, or the address may not be learnt."""
+    selectors: tuple[str, ...]
+    endpoint: int
+    """The workload that asked last."""
+
+
+class Learner:
+    """The one writer of FQDN identities, of their policy entries, and of learnt addresses in the ipcache."""
+
+    def __init__(
+        self,
+        kernel: KernelTables,
+        state: Path,
+        *,
+        min_ttl: float = 0.0,
+        max_names: int = 100_000,
+        max_addresses_per_name: int = 1000,
+        linger: float = LINGER,
+    ) -> None:
+        """`state` is the folder of the checkpoint. Nothing is read or written before `restore`."""
+        self._kernel = kernel
+        self._checkpoint = Checkpoint(state)
+        self._min_ttl = max(min_ttl, MIN_HOLD)
+        self._linger = linger
+        self._cache = NameCache(max_names, max_addresses_per_name)
+        self._sets: dict[bytes, dict[frozenset[str], int]] = {}
+        """Of each address, how many of its names match which set of selectors."""
+        self._rows = IdentityRows(kernel)
+        self._held: dict[bytes, FqdnIdentity] = {}
+        """What the ipcache holds."""
+        self._dirty: set[bytes] = set()
+        """Addresses whose last write failed."""
+        self._active: Snapshot | None = None
+        self._prepared: Snapshot | None = None
+        self._view = View()
+        self._next_save = 0.0
+        self.kernel_errors = 0
+        self.selectors_left_out = 0
+        """Times that an address had more selectors than an identity can hold."""
+
+    @property
+    def revision(self) -> int:
+        """The snapshot in force, 0 if none."""
+        return 0 if self._active is None else self._active.revision
+
+    @property
+    def evicted(self) -> tuple[int, int]:
+        """Names and addresses that went because a cap was reached."""
+        return self._cache.evicted_names, self._cache.evicted_addresses
+
+    @property
+    def checkpoint_error(self) -> str:
+        """Why the last checkpoint could not be written, empty if it could."""
+        return self._checkpoint.error
+
+    def __len__(self) -> int:
+        """Pairs of name and address in the cache."""
+        return len(self._cache)
+
+    # --- start and end -------------------------------------------------------------------------------------------
+
+    def restore(self, now: float) -> tuple[Snapshot, ...]:
+        """Makes kernel and memory agree again after a restart; returns the snapshots in force and prepared.
+
+        What the checkpoint knows and the kernel lost is written again; what the kernel holds and nobody knows is removed.
+        Raises OSError: a process that cannot do this must not serve.
+        """
+        state = self._checkpoint.load()
+        self._rows.identities.next = max(self._rows.identities.next, state.next_identity)
+        self._active, self._prepared = (*state.snapshots[:2], None, None)[:2]
+        self._view = View(state.snapshots[:2])
+        for record in state.names:
+            for address, expiry in record.addresses:
+                if expiry > now:
+                    self._count(self._cache.put(record.name, [address], expiry, record.endpoint))
+        self._adopt(now)
+        self._settle(list(self._cache.addresses()), now)
+        self._rows.collect(now, self._linger)
+        self._save_names()
+        return self._view.snapshots
+
+    def close(self) -> None:
+        """Writes the checkpoint. The kernel keeps everything."""
+        self._save_names()
+        self._checkpoint.close()
+
+    # --- snapshots -----------------------------------------------------------------------------------------------
+
+    def prepare(self, snapshot: Snapshot, now: float) -> str:
+        """Makes the kernel ready for endpoints to flip to the snapshot's policies. Returns what failed, or nothing."""
+        if self._prepared is not None:
+            self.abort(self._prepared.revision, now)
+        before = self._view
+        try:
+            view = View([found for found in (self._active, snapshot) if found is not None])
+        except (ConflictError, ValueError) as error:
+            return f"dns: {error}"
+        try:
+            self._switch(view, now)
+        except OSError as error:
+            self._failed()
+            self._switch_back(before, now)
+            return f"dns: kernel tables for revision {snapshot.revision}: {error}"
+        self._prepared = snapshot
+        self._save_rules()
+        return ""
+
+    def commit(self, revision: int, now: float) -> None:
+        """The kernel has flipped: forgets the older snapshot. Another revision than the prepared one changes nothing."""
+        if self._prepared is None or self._prepared.revision != revision:
+            return
+        self._active, self._prepared = self._prepared, None
+        self._switch_back(View([self._active]), now)
+        self._save_rules()
+
+    def abort(self, revision: int, now: float) -> None:
+        """Forgets the prepared snapshot. Another revision than the prepared one changes nothing."""
+        if self._prepared is None or self._prepared.revision != revision:
+            return
+        self._prepared = None
+        self._switch_back(View([] if self._active is None else [self._active]), now)
+        self._save_rules()
+
+    # --- names ---------------------------------------------------------------------------------------------------
+
+    def learn(self, name: str, addresses: Sequence[bytes], ttl: float, now: float, endpoint: int = 0) -> str:
+        """Takes in an answer. When this returns nothing, the kernel holds it; else, what failed."""
+        expiry = now + max(self._min_ttl, ttl)
+        changes = self._cache.put(name, addresses, expiry, endpoint)
+        touched = dict.fromkeys(change.address for change in changes)
+        if self._dirty:
+            touched.update(dict.fromkeys(self._dirty.intersection(addresses)))
+        if touched:
+            self._count(changes)
+            try:
+                self._settle(touched, now)
+            except OSError as error:
+                self._failed()
+                self._take_back([change for change in changes if change.added], now)
+                return str(error)
+        self._checkpoint.append(NameState(name, endpoint, [(address, expiry) for address in addresses]))
+        return ""
+
+    def expire(self, now: float) -> int:
+        """Forgets what has expired, and tries again what failed before. Returns how many pairs went."""
+        changes = self._cache.expire(now)
+        touched = dict.fromkeys(change.address for change in changes)
+        touched.update(dict.fromkeys(self._dirty))
+        self._count(changes)
+        self._settle_or_keep(touched, now)
+        self._collect_or_keep(now, self._linger)
+        if self._checkpoint.due and now >= self._next_save:
+            self._next_save = now + SAVE_EVERY
+            self._save_names()
+        return len(changes)
+
+    def forget(self, names: Iterable[str], now: float) -> int:
+        """Forgets names before their time. Returns how many pairs went."""
+        changes = [change for name in list(names) for change in self._cache.forget(name)]
+        self._count(changes)
+        self._settle_or_keep(dict.fromkeys(change.address for change in changes), now)
+        self._save_names()
+        return len(changes)
+
+    def dump(self, now: float, wall: float) -> list[CacheRow]:
+        """The cache, by name. `wall` is the same moment in seconds since the epoch."""
+        rows: list[CacheRow] = []
+        for name, endpoint, addresses in sorted(self._cache.items(), key=lambda item: item[0]):
+            selectors = tuple(sorted(self._view.matching(name)))
+            for address, expiry in sorted(addresses.items()):
+                held = self._held.get(address)
+                left = max(0.0, expiry - now)
+                identity = 0 if held is None else held.id
+                rows.append(
+                    CacheRow(name.rstrip("."), address_text(address), left, wall + left, identity, selectors, endpoint)
+                )
+        return rows
+
+    # --- the kernel ----------------------------------------------------------------------------------------------
+
+    def _wanted(self, address: bytes) -> Key | None:
+        sets = self._sets.get(address)
+        if not sets:
+            return None
+        base = self._view.base(address)
+        if base is None:
+            return None
+        selectors = next(iter(sets)) if len(sets) == 1 else frozenset().union(*sets)
+        if not selectors:
+            return None
+        kept = capped(selectors)
+        if kept is not selectors:
+            self.selectors_left_out += 1
+        return base, kept
+
+    def _settle(self, addresses: Iterable[bytes], now: float, *, again: bool = False) -> None:
+        """Gives each address what it should have, or raises OSError and remembers those that do not have it yet.
+
+        `again` writes even what should be there already.
+        """
+        waiting = list(addresses)
+        while waiting:
+            try:
+                self._settle_one(waiting[-1], now, again)
+            except OSError:
+                self._dirty.update(waiting)
+                raise
+            self._dirty.discard(waiting.pop())
+
+    def _settle_one(self, address: bytes, now: float, again: bool) -> None:
+        held = self._held.get(address)
+        key = self._wanted(address)
+        if key is None:
+            if held is None and address not in self._dirty:
+                return
+            static = self._view.static(address)
+            if static is None:
+                self._kernel.delete_ipcache(address)
+            else:
+                self._kernel.write_ipcache(address, static)
+            wanted = None
+        else:
+            wanted = self._rows.ready(key, self._view, now)
+            if wanted is held and not again and address not in self._dirty:
+                return
+            self._kernel.write_ipcache(address, wanted.id)
+            wanted.addresses += 1
+            self._held[address] = wanted
+        if held is not None:
+            held.addresses -= 1
+            held.idle_since = now
+            if wanted is None:
+                del self._held[address]
+
+    # --- changes of the rules ------------------------------------------------------------------------------------
+
+    def _switch(self, view: View, now: float) -> None:
+        """Brings everything under another view. Adds before it removes. Raises OSError half way."""
+        before, self._view = self._view, view
+        if view.selectors != before.selectors:
+            self._recount()
+        self._rows.add_policies(view)
+        # The agent writes exact prefixes itself, and may have written over what was learnt.
+        exact = [found for found in self._held if before.static(found) is not None or view.static(found) is not None]
+        self._settle(list(self._cache.addresses()), now)
+        self._settle(exact, now, again=True)
+        self._rows.drop_policies(view)
+
+    def _switch_back(self, view: View, now: float) -> None:
+        """As `_switch`, where failing is not possible: what does not work is tried again by `expire`."""
+        try:
+            self._switch(view, now)
+        except OSError:
+            self._failed()
+            self._rows.doubt()
+            self._dirty.update(self._cache.addresses())
+
+    def _recount(self) -> None:
+        self._sets.clear()
+        for name, _, addresses in self._cache.items():
+            matching = self._view.matching(name)
+            for address in addresses:
+                sets = self._sets.setdefault(address, {})
+                sets[matching] = sets.get(matching, 0) + 1
+
+    def _count(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            matching = self._view.matching(change.name)
+            sets = self._sets.setdefault(change.address, {})
+            left = sets.get(matching, 0) + (1 if change.added else -1)
+            if left:
+                sets[matching] = left
+                continue
+            sets.pop(matching, None)
+            if not sets:
+                del self._sets[change.address]
+
+    # --- failures and the checkpoint -----------------------------------------------------------------------------
+
+    def _take_back(self, added: Iterable[Change], now: float) -> None:
+        """Undoes additions whose answer will not be released."""
+        for change in added:
+            self._count(self._cache.discard(change.name, change.address))
+        self._settle_or_keep(dict.fromkeys(change.address for change in added), now)
+
+    def _settle_or_keep(self, addresses: Iterable[bytes], now: float) -> None:
+        for address in addresses:
+            try:
+                self._settle((address,), now)
+            except OSError:
+                self._failed()
+
+    def _collect_or_keep(self, now: float, linger: float) -> None:
+        try:
+            self._rows.retry(self._view)
+            self._rows.collect(now, linger)
+        except OSError:
+            self._failed()
+
+    def _adopt(self, now: float) -> None:
+        """Takes over what the kernel holds and the rules still give a meaning to; removes the rest. May raise OSError."""
+        unknown = self._rows.adopt(self._view)
+        for address, number in self._kernel.ipcache().items():
+            identity = self._rows.identities.get(number)
+            if identity is None:
+                self._dirty.add(address)
+            else:
+                self._held[address] = identity
+                identity.addresses += 1
+        # Addresses first: as long as one still has an identity, that identity's rows stay.
+        self._settle(dict.fromkeys((*self._held, *self._dirty)), now)
+        self._rows.sweep(unknown)
+
+    def _save_names(self) -> None:
+        names = [NameState(name, asked, list(found.items())) for name, asked, found in self._cache.items()]
+        self._checkpoint.save_names(names, self._rows.identities.next)
+
+    def _save_rules(self) -> None:
+        self._checkpoint.save_rules([found for found in (self._active, self._prepared) if found is not None])
+
+    def _failed(self) -> None:
+        self.kernel_errors += 1

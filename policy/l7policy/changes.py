@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reload would change: policies by name, and the rules of each endpoint in each direction.
+
+Compares meaning: a policy that only moved in its file, or got another comment, has not changed.
+
+This module may not load, resolve labels of its own or write. It decides nothing, so it has no failure verdict.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from l7policy.model import EndpointPolicy, Frozen, Labels, Origin, Rule
+from l7policy.policydoc import Policy
+from l7policy.resolve import endpoint_policy
+from l7policy.verdict import Direction
+from l7policy.wording import describe
+
+
+class Changes(Frozen, frozen=True):
+    """Names of policies, sorted."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    modified: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether both sides mean the same."""
+        return not (self.added or self.removed or self.modified)
+
+
+class EndpointChange(Frozen, frozen=True):
+    """How one direction of one endpoint is judged otherwise. Only what differs is told."""
+
+    name: str
+    direction: Direction
+    before: str
+    after: str
+
+
+def compare(before: Iterable[Policy], after: Iterable[Policy]) -> Changes:
+    """Which policies came, went or mean something else. Parts of one document count together."""
+    old, new = _digests(before), _digests(after)
+    return Changes(
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        modified=tuple(sorted(name for name in old.keys() & new.keys() if old[name] != new[name])),
+    )
+
+
+def _digests(policies: Iterable[Policy]) -> dict[str, set[str]]:
+    digests: dict[str, set[str]] = {}
+    for policy in policies:
+        digests.setdefault(policy.name, set()).add(policy.digest)
+    return digests
+
+
+def endpoint_changes(
+    before: tuple[Policy, ...], after: tuple[Policy, ...], endpoints: Mapping[str, Labels]
+) -> tuple[EndpointChange, ...]:
+    """Which of `endpoints` (name to labels) would be judged otherwise, by name and direction.
+
+    Endpoints with equal labels are resolved once.
+    """
+    by_labels: dict[Labels, tuple[tuple[Direction, str, str], ...]] = {}
+    changes: list[EndpointChange] = []
+    for name, labels in sorted(endpoints.items()):
+        if labels not in by_labels:
+            by_labels[labels] = _compare_policies(endpoint_policy(before, labels), endpoint_policy(after, labels))
+        changes.extend(EndpointChange(name, *change) for change in by_labels[labels])
+    return tuple(changes)
+
+
+def _compare_policies(before: EndpointPolicy, after: EndpointPolicy) -> tuple[tuple[Direction, str, str], ...]:
+    changes: list[tuple[Direction, str, str]] = []
+    for direction in Direction:
+        old, new = _meanings(before, direction), _meanings(after, direction)
+        if before.enforces(direction) != after.enforces(direction) or old != new:
+            changes.append(
+                (direction, _summary(before, direction, old - new), _summary(after, direction, new - old)),
+            )
+    return tuple(changes)
+
+
+_NOWHERE = Origin("", "")
+
+
+def _meanings(policy: EndpointPolicy, direction: Direction) -> frozenset[Rule]:
+    """The rules without the places they were written in, so that moving one changes nothing."""
+    return frozenset(
+        msgspec.structs.replace(rule, origin=_NOWHERE) for rule in policy.rules if rule.direction == direction
+    )
+
+
+def _summary(policy: EndpointPolicy, direction: Direction, rules: frozenset[Rule]) -> str:
+    if not policy.enforces(direction):
+        return "not enforced"
+    return "; ".join(sorted(describe(rule) for rule in rules)) or "enforced"

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the proxies ask: may this request, or this question, pass between these two addresses?
+
+Every process of the data plane holds an `Enforcement` with the snapshots the agent gave it, and resolves flows through
+the kernel's own tables, so that the proxy and the datapath judge by the same endpoint, identity and policy. A flow
+resolves itself anew when the kernel's revision has changed: a reload reaches kept-alive connections at the next
+request. The revision must therefore change *after* the tables it stands for.
+
+A flow between two workloads of this node is judged twice: by the egress policy of its source and by the ingress policy
+of its destination. Both must let it pass.
+
+This module may not do I/O other than through `Tables`. Its failure verdict is deny: a policy or an identity that no
+snapshot knows (yet) and an endpoint that is gone refuse with POLICY_CHANGED.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
+from l7policy.http import HttpRules, http_rules
+from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
+from l7policy.judgement import Judgement, judge
+from l7policy.model import EndpointPolicy, Labels, Snapshot
+from l7policy.names import NameSet, hash64, name_set
+from l7policy.verdict import Direction, ProxyKind, Reason
+
+__all__ = ["ENFORCE", "EndpointRow", "Enforcement", "FlowPolicy", "L7Decision", "Side", "Tables"]
+
+ENFORCE: Final = {Direction.EGRESS: 1, Direction.INGRESS: 2}
+"""Bit of an endpoint's flags that tells the kernel to judge its packets in a direction."""
+
+_CACHED_RULINGS: Final = 8192
+_UNSETTLED: Final = -1
+"""No revision is equal to it, so a flow that could not be resolved is tried again at its next request."""
+_RULES_NAMED: Final = 3
+
+
+class EndpointRow(NamedTuple):
+    """A workload of this node, as the kernel knows it."""
+
+    id: EndpointId
+    policy_id: PolicyId
+    identity: IdentityId
+    flags: int
+
+
+class Tables(Protocol):
+    """The kernel's tables. Addresses are text, as `ipaddress` writes them."""
+
+    def revision(self) -> int:
+        """The revision in force. Asked for every request, so it must cost next to nothing."""
+
+    def endpoint(self, address: str) -> EndpointRow | None:
+        """The workload of this node that owns the address."""
+
+    def identity(self, address: str) -> int:
+        """The identity of an address, WORLD if nothing is known of it."""
+
+    def fqdn_labels(self, identity: int) -> tuple[int, Sequence[int]] | None:
+        """Of an FQDN identity: the identity its addresses have besides their names, and hashes of its selectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruling:
+    """A judgement with its rules compiled, shared by all flows that come to it."""
+
+    judgement: Judgement
+    http: HttpRules | None
+    names: NameSet | None
+    rule: str
+    policies: tuple[str, ...]
+
+
+class _View:
+    """A snapshot, indexed."""
+
+    __slots__ = ("labels", "policies", "revision", "selectors")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.revision = snapshot.revision
+        self.policies: dict[PolicyId, EndpointPolicy] = snapshot.policies
+        self.labels: dict[int, Labels] = {number: frozenset(texts) for number, texts in snapshot.identities.items()}
+        self.selectors = {hash64(peer.label): peer.label for peer in snapshot.selectors}
+        # Compiled now, so that an expression RE2 refuses fails the reload and not a request.
+        for policy in self.policies.values():
+            for rule in policy.rules:
+                if rule.http is not None:
+                    http_rules(rule.http)
+
+
+class Enforcement:
+    """The snapshots of one process: the one in force, the one before it, and the one being prepared."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self._prepared: _View | None = None
+        self._active: _View | None = None
+        self._previous: _View | None = None
+        self._rulings: OrderedDict[tuple[PolicyId, Direction, Labels, int, int], _Ruling] = OrderedDict()
+
+    @property
+    def revision(self) -> Revision:
+        """The revision that was committed last, 0 before the first."""
+        return Revision(0) if self._active is None else self._active.revision
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Makes the snapshot's policies known beside those in force. Raises `http.PatternError`, with nothing changed.
+
+        From here flows of its policies can be judged, because the agent moves endpoints to them one by one.
+        """
+        self._prepared = _View(snapshot)
+
+    def commit(self, revision: int) -> bool:
+        """The prepared snapshot is in force. False if it is not `revision`: ask the agent for it again.
+
+        The snapshot before it stays known until the next commit, for flows resolved while endpoints were moved.
+        """
+        if self._prepared is None or self._prepared.revision != revision:
+            return self._active is not None and self._active.revision == revision
+        self._previous, self._active, self._prepared = self._active, self._prepared, None
+        self._rulings.clear()
+        return True
+
+    def abort(self, revision: int) -> None:
+        """Forgets the prepared snapshot, if it is this one."""
+        if self._prepared is not None and self._prepared.revision == revision:
+            self._prepared = None
+            self._rulings.clear()
+
+    def flow(self, client: str, destination: str, protocol: int, port: int) -> FlowPolicy | None:
+        """The policy between two addresses, None if neither is a workload of this node."""
+        resolution = self._resolve(client, destination, protocol, port)
+        return None if resolution is None else FlowPolicy(self, resolution, protocol, port)
+
+    def http_required(self, flow: FlowPolicy) -> bool:
+        """Whether what flows must be HTTP."""
+        return flow.http_required()
+
+    def labels_of(self, identity: int) -> Labels | None:
+        """Labels of an identity, None if no snapshot or table knows it."""
+        return self._labels(identity, None)
+
+    def revision_in_force(self) -> int:
+        """The kernel's revision, which flows compare with their own."""
+        return self.tables.revision()
+
+    def renew(self, old: Resolution, protocol: int, port: int) -> Resolution:
+        """`old` under the revision in force now."""
+        new = self._resolve(old.source.address, old.destination.address, protocol, port)
+        if new is None or (new.source.endpoint, new.destination.endpoint) != (
+            old.source.endpoint,
+            old.destination.endpoint,
+        ):
+            # A workload went, or another one has its address now: the connection was not made under that one's policy.
+            direction = Direction.EGRESS if old.source.endpoint else Direction.INGRESS
+            gone = closed(direction, old.source.endpoint or old.destination.endpoint)
+            return Resolution(_UNSETTLED, old.source, old.destination, (gone,))
+        return new
+
+    def _resolve(self, client: str, destination: str, protocol: int, port: int) -> Resolution | None:
+        # Read first: a reload in between is then noticed at the next request, and never missed.
+        revision = self.tables.revision()
+        client_row, destination_row = self.tables.endpoint(client), self.tables.endpoint(destination)
+        if client_row is None and destination_row is None:
+            return None
+        ends = (self._side(client, client_row), self._side(destination, destination_row))
+        stages: list[Stage] = []
+        for direction, row, remote in (
+            (Direction.EGRESS, client_row, ends[1]),
+            (Direction.INGRESS, destination_row, ends[0]),
+        ):
+            if row is None:
+                continue
+            stage, settled = self._stage(direction, row, remote.identity, protocol, port)
+            if not settled:
+                revision = _UNSETTLED
+            if stage is not None:
+                stages.append(stage)
+        return Resolution(revision, *ends, tuple(stages))
+
+    def _side(self, address: str, row: EndpointRow | None) -> Side:
+        if row is not None:
+            return Side(address, row.id, row.identity, row.policy_id, self._labels(row.identity, None) or frozenset())
+        identity = self.tables.identity(address)
+        return Side(address, 0, identity, 0, self._labels(identity, None) or frozenset())
+
+    def _stage(
+        self, direction: Direction, row: EndpointRow, remote: int, protocol: int, port: int
+    ) -> tuple[Stage | None, bool]:
+        """What the endpoint's policy says, None if it has no say; and whether all that it takes is known."""
+        view = next((view for view in self._views() if row.policy_id in view.policies), None)
+        if view is None:
+            if not row.flags & ENFORCE[direction]:
+                return None, False
+            return closed(direction, row.id), False
+        policy = view.policies[row.policy_id]
+        if not policy.enforces(direction):
+            return None, True
+        labels = self._labels(remote, view)
+        if labels is None:
+            return closed(direction, row.id, policy.selected_by), False
+        return _stage_of(
+            self._ruling(row.policy_id, policy, direction, labels, protocol, port), direction, row.id
+        ), True
+
+    def _ruling(
+        self,
+        policy_id: PolicyId,
+        policy: EndpointPolicy,
+        direction: Direction,
+        labels: Labels,
+        protocol: int,
+        port: int,
+    ) -> _Ruling:
+        # By labels and not by identity: numbers are given again to other labels once nothing uses them.
+        key = (policy_id, direction, labels, protocol, port)
+        ruling = self._rulings.get(key)
+        if ruling is None:
+            judgement = judge(policy, direction, labels, protocol, port)
+            ruling = _Ruling(
+                judgement,
+                None if judgement.http is None else http_rules(judgement.http),
+                None if judgement.dns is None else name_set(judgement.dns),
+                ", ".join(str(origin) for origin in judgement.origins[:_RULES_NAMED]),
+                policy.selected_by,
+            )
+            self._rulings[key] = ruling
+            if len(self._rulings) > _CACHED_RULINGS:
+                self._rulings.popitem(last=False)
+        else:
+            self._rulings.move_to_end(key)
+        return ruling
+
+    def _views(self) -> Iterable[_View]:
+        """The snapshot in force first: what it does not know, the next or the one before may."""
+        return (view for view in (self._active, self._prepared, self._previous) if view is not None)
+
+    def _labels(self, identity: int, view: _View | None) -> Labels | None:
+        """Labels of an identity, first as `view` knows it."""
+        views = [view] if view is not None else []
+        views.extend(other for other in self._views() if other is not view)
+        names: Sequence[int] = ()
+        base = identity
+        if is_fqdn_identity(identity):
+            row = self.tables.fqdn_labels(identity)
+            if row is None:
+                return None
+            base, names = row
+        for known in views:
+            labels = known.labels.get(base)
+            if labels is not None:
+                if not names:
+                    return labels
+                # A selector that a snapshot does not hold is in none of its rules either.
+                selectors = views[0].selectors
+                return labels.union(selectors[name] for name in names if name in selectors)
+        return None
+
+
+def _stage_of(ruling: _Ruling, direction: Direction, endpoint: int) -> Stage:
+    judgement = ruling.judgement
+    match judgement.proxy:
+        case ProxyKind.HTTP:
+            reason = Reason.HTTP_DENIED
+        case ProxyKind.DNS:
+            reason = Reason.DNS_DENIED
+        case _:
+            reason = judgement.reason
+    return Stage(
+        judgement.verdict,
+        ruling.http,
+        ruling.names,
+        L7Decision(True, Reason.NONE, ruling.rule, ruling.policies, direction, endpoint),
+        L7Decision(False, reason, ruling.rule, ruling.policies, direction, endpoint),
+    )

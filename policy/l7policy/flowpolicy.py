@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FlowPolicy: what one flow came to, and its answer to each request or question that flows.
+
+Made by `l7policy.enforcement`, kept by a proxy for as long as the connection lives.
+
+This module may not look anything up: that is its `Resolver`'s. Its failure verdict is deny.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from l7policy.http import HttpRules
+from l7policy.judgement import PolicyVerdict
+from l7policy.model import Labels
+from l7policy.names import NameSet
+from l7policy.verdict import Direction, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One end of a flow."""
+
+    address: str
+    endpoint: int
+    """EndpointId if it is a workload of this node, else 0."""
+    identity: int
+    policy_id: int
+    """Of that workload, else 0."""
+    labels: Labels
+    """Empty if no snapshot knows the identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class L7Decision:
+    """Whether something may pass, and who says so."""
+
+    allowed: bool
+    reason: Reason
+    rule: str
+    """The rule, or the first few, that decided: ``shop/web egress[0].toPorts[0]``. Empty for a default deny."""
+    policies: tuple[str, ...]
+    """Policies that selected the endpoint."""
+    direction: Direction
+    endpoint: int
+    """EndpointId of the workload whose policy decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One of the one or two policies a flow has to pass."""
+
+    verdict: PolicyVerdict
+    http: HttpRules | None
+    names: NameSet | None
+    passed: L7Decision
+    refused: L7Decision
+    """For a denied flow and for a request or question that no rule allows alike."""
+
+    @property
+    def direction(self) -> Direction:
+        return self.passed.direction
+
+    def misdirected(self) -> L7Decision:
+        """The flow belongs to the other proxy by now."""
+        refused = self.refused
+        return L7Decision(
+            False, Reason.POLICY_CHANGED, refused.rule, refused.policies, refused.direction, refused.endpoint
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a flow came to under one revision."""
+
+    revision: int
+    source: Side
+    destination: Side
+    stages: tuple[Stage, ...]
+
+
+def closed(direction: Direction, endpoint: int, policies: tuple[str, ...] = ()) -> Stage:
+    """Nothing passes: what the endpoint's policy would say is not known."""
+    refused = L7Decision(False, Reason.POLICY_CHANGED, "", policies, direction, endpoint)
+    return Stage(PolicyVerdict.DENY, None, None, refused, refused)
+
+
+class Resolver(Protocol):
+    """Where a flow asks whether it is still up to date."""
+
+    def revision_in_force(self) -> int:
+        """Asked for every request, so it must cost next to nothing."""
+
+    def renew(self, old: Resolution, protocol: int, port: int) -> Resolution:
+        """`old` under the revision in force now."""
+
+
+class FlowPolicy:
+    """The policy of one connection, or of the questions between two addresses. Not to be shared between threads."""
+
+    __slots__ = ("_resolution", "_resolver", "port", "protocol", "revision")
+
+    def __init__(self, resolver: Resolver, resolution: Resolution, protocol: int, port: int) -> None:
+        self._resolver = resolver
+        self._resolution = resolution
+        self.revision = resolution.revision
+        self.protocol = protocol
+        self.port = port
+
+    @property
+    def source(self) -> Side:
+        return self._resolution.source
+
+    @property
+    def destination(self) -> Side:
+        return self._resolution.destination
+
+    def admitted(self) -> L7Decision:
+        """Whether the flow as such may go on, whatever its requests: for a new connection, or one that is opaque."""
+        allowed = None
+        for stage in self._current():
+            if stage.verdict == PolicyVerdict.DENY:
+                return stage.refused
+            allowed = allowed or stage.passed
+        return allowed or self._nobody()
+
+    def http_required(self) -> bool:
+        """Whether what flows must be HTTP: some policy limits requests."""
+        return any(stage.http is not None for stage in self._current())
+
+    def http(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> L7Decision:
+        """Whether a request may pass, judged as `HttpRules.match` describes."""
+        allowed = None
+        stages = self._current()
+        if len(stages) > 1:
+            headers = tuple(headers)
+        for stage in stages:
+            if stage.http is not None:
+                if not stage.http.match(method, path, host, headers):
+                    return stage.refused
+                allowed = stage.passed
+            elif stage.verdict == PolicyVerdict.ALLOW:
+                allowed = allowed or stage.passed
+            elif stage.verdict == PolicyVerdict.DENY:
+                return stage.refused
+            else:
+                return stage.misdirected()
+        return allowed or self._nobody()
+
+    def dns(self, name: str) -> L7Decision:
+        """Whether a name may be asked for. Names are limited on egress; ingress may only refuse the flow."""
+        allowed = None
+        for stage in self._current():
+            if stage.verdict == PolicyVerdict.DENY:
+                return stage.refused
+            if stage.direction == Direction.EGRESS and stage.verdict == PolicyVerdict.REDIRECT:
+                if stage.names is None:
+                    return stage.misdirected()
+                if not stage.names.matches(name):
+                    return stage.refused
+            allowed = allowed or stage.passed
+        return allowed or self._nobody()
+
+    def _current(self) -> tuple[Stage, ...]:
+        # The one comparison that every request pays for being judged under the policy in force.
+        if self._resolver.revision_in_force() != self.revision:
+            self._resolution = self._resolver.renew(self._resolution, self.protocol, self.port)
+            self.revision = self._resolution.revision
+        return self._resolution.stages
+
+    def _nobody(self) -> L7Decision:
+        """Neither side's policy has a say (any more): what neither enforces is allowed."""
+        source, destination = self.source, self.destination
+        direction = Direction.EGRESS if source.endpoint else Direction.INGRESS
+        return L7Decision(True, Reason.NONE, "", (), direction, source.endpoint or destination.endpoint)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the proxy needs of policy, and nothing more: the seam between the two.
+
+`l7policy.enforcement.Enforcement` is the judge. It is asked for every request and follows a new revision by itself, so a
+reload reaches a connection that is kept alive with its next request. The proxy never caches what it answers.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from l7policy.verdict import Direction, Reason
+from l7policy.verdict import Protocol as IpProtocol
+
+
+class Side(Protocol):
+    """One end of a connection, as policy knows it."""
+
+    @property
+    def endpoint(self) -> int:
+        """0 if it is no workload of this node."""
+        ...
+
+    @property
+    def identity(self) -> int: ...
+
+    @property
+    def labels(self) -> frozenset[str]: ...
+
+
+class Decision(Protocol):
+    """What was decided about one request."""
+
+    @property
+    def allowed(self) -> bool: ...
+
+    @property
+    def reason(self) -> Reason: ...
+
+    @property
+    def rule(self) -> str:
+        """The rule that decided, empty for a default deny."""
+        ...
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The policies that selected the endpoint."""
+        ...
+
+    @property
+    def direction(self) -> Direction: ...
+
+
+class FlowPolicy(Protocol):
+    """The policy of one connection."""
+
+    @property
+    def source(self) -> Side: ...
+
+    @property
+    def destination(self) -> Side: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    def http(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Decision:
+        """Judges one request, as bytes that will be sent. `path` includes the query, `host` the port."""
+        ...
+
+
+class Judge(Protocol):
+    """Gives each connection its policy."""
+
+    def flow(self, client: str, destination: str, protocol: IpProtocol, port: int) -> FlowPolicy | None:
+        """The policy of a connection, or None if neither end is a workload of this node."""
+        ...

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Declared workloads: names, files, conflicts, restarts."""
+
+from pathlib import Path
+
+import pytest
+from l7agent import endpoints
+from l7agent.endpoints import Conflict, EndpointError, Endpoints
+from l7agent.workload import Attachment
+
+WEB = endpoints.declare("web", ["app=web"])
+PLACE = Attachment("lxc-web", 7, ("192.0.2.5", "2001:db8::5"))
+
+
+def test_labels_become_canonical_and_the_namespace_names_the_endpoint() -> None:
+    assert WEB.labels == ("k8s:app=web", "k8s:io.kubernetes.pod.namespace=default")
+    assert WEB.name == "web"
+    assert endpoints.declare("/run/netns/web", ["app=web"]).name == "web"
+
+
+@pytest.mark.parametrize(
+    ("netns", "labels", "name", "message"),
+    [
+        ("", ["app=web"], "", "neither the name"),
+        ("a/b", ["app=web"], "", "neither the name"),
+        ("a\0b", ["app=web"], "", "neither the name"),
+        ("web", [], "", "at least one label"),
+        ("web", ["=x"], "", "label"),
+        ("web", ["app=web"], "42", "cannot name"),
+        ("web", ["app=web"], "a b", "cannot name"),
+    ],
+)
+def test_what_cannot_be_an_endpoint_is_refused(netns: str, labels: list[str], name: str, message: str) -> None:
+    with pytest.raises(EndpointError, match=message):
+        endpoints.declare(netns, labels, name)
+
+
+def test_endpoints_keep_their_ids_over_a_restart(tmp_path: Path) -> None:
+    first = Endpoints(tmp_path / "endpoints.json")
+    web, db = first.add(WEB), first.add(endpoints.declare("db", ["app=db"]))
+    first.remove(web)
+    first.save()
+    second = Endpoints(tmp_path / "endpoints.json")
+    assert [(one.id, one.declared.name) for one in second] == [(db.id, "db")]
+    assert second.find("db") == second.find(str(db.id))
+    assert second.find("web") is None
+
+
+def test_a_name_or_a_namespace_can_be_taken_once(tmp_path: Path) -> None:
+    table = Endpoints(tmp_path / "endpoints.json")
+    table.add(WEB)
+    with pytest.raises(Conflict, match="exists already"):
+        table.add(WEB)
+    with pytest.raises(Conflict, match="is endpoint 'web' already"):
+        table.add(endpoints.declare("web", ["app=web"], name="other"))
+
+
+def test_an_endpoint_is_found_by_address_while_it_is_there(tmp_path: Path) -> None:
+    table = Endpoints(tmp_path / "endpoints.json")
+    web = table.located(table.add(WEB), PLACE)
+    assert web.state == "ready"
+    assert table.at("192.0.2.5") == web
+    gone = table.located(web, None, "no network namespace 'web'")
+    assert gone.state == "waiting"
+    assert table.at("192.0.2.5") is None
+
+
+def test_a_folder_declares_one_or_several_endpoints_per_file(tmp_path: Path) -> None:
+    (tmp_path / "10-one.yaml").write_text("netns: web\nlabels: {app: web}\n")
+    (tmp_path / "20-two.yaml").write_text("- {netns: db, labels: [app=db]}\n- {netns: mq, name: queue, labels: [app=mq]}\n")
+    assert [one.name for one in endpoints.read_folder(tmp_path)] == ["web", "db", "queue"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("netns: web\nlabel: {app: web}\n", "one.yaml:2:1"),
+        ("netns: web\n", "one.yaml:1:1"),
+        ("netns: web\nlabels: [a=b, '=']\n", "one.yaml"),
+        ("- {netns: a, labels: [x=y]}\n- {netns: a, labels: [x=y]}\n", "two endpoints are named 'a'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "one.yaml").write_text(text)
+    with pytest.raises(EndpointError, match=message):
+        endpoints.read_folder(tmp_path)
+
+
+def test_a_folder_that_does_not_exist_declares_nothing(tmp_path: Path) -> None:
+    assert endpoints.read_folder(tmp_path / "none") == ()
