@@ -200,7 +200,7 @@ class Agent:
             compiled, self._revision, self.endpoints, self.kernel, self.supervisor
         )
         self.compiled = compiled
-        self.auditing.learn(compiled.origins, dict(self.snapshot.policies))
+        self.auditing.learn(compiled.origins, self.snapshot.policies)
         try:
             self.identities.retain(set(compiled.identities))
             self.endpoints.save()

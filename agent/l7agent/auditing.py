@@ -4,7 +4,7 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from l7agent.endpoints import Endpoints
 from l7bpf.events import Event
 from l7observe.audit import AuditLog
 from l7observe.flow import Flow, FlowPeer
+from l7policy.ids import PolicyId
 from l7policy.model import EndpointPolicy, Origin
 from l7policy.verdict import Direction, Reason, Verdict
 
@@ -33,7 +34,7 @@ class Auditing:
         # The kernel stamps events with the boot clock: suspend counts, steps of the wall clock do not.
         self._boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    def learn(self, origins: dict[int, Origin], policies: dict[int, EndpointPolicy]) -> None:
+    def learn(self, origins: Mapping[int, Origin], policies: Mapping[PolicyId, EndpointPolicy]) -> None:
         """Remembers the names behind a revision's cookies and policy ids."""
         for cookie, origin in origins.items():
             self._origins[cookie] = origin

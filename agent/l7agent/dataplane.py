@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from l7agent.config import Config
+from l7bpf.layouts import LAYOUT, ListenerKey
 from l7bpf.maps import Maps
 from l7policy.verdict import Protocol, ProxyKind
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
-LAYOUT: Final = "v1"
-"""Version of the kernel's map layouts and program interfaces; part of the pins' path."""
-
 
 def version() -> str:
     """Of the installed package."""
@@ -35,7 +33,7 @@ def open_maps(config: Config) -> Maps:
 def register(maps: Maps, sock: socket.socket, proxy: ProxyKind, protocol: Protocol, slot: int) -> None:
     """Makes the kernel steer redirected flows to this socket; it forgets the socket when it is closed."""
     family = 4 if sock.family == socket.AF_INET else 6
-    maps.listeners.register(proxy=proxy, family=family, protocol=protocol, slot=slot, fd=sock.fileno())
+    maps.listeners.update(ListenerKey(proxy, family, protocol, slot), sock.fileno())
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -6,14 +6,16 @@ and the revision. Rows of FQDN identities belong to the DNS process and are neve
 policies nobody uses any more are swept.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
-from l7bpf.layouts import EndpointRow, PolicyEntry, PolicyKey
-from l7bpf.maps import Counter, Fill, Maps
-from l7dns.kernel import key_and_entry
+from l7bpf.layouts import METRIC_EVENTS_LOST, IpcacheEntry, Metric, PolicyEntry, PolicyKey
+from l7bpf.layouts import Endpoint as EndpointRow
+from l7bpf.maps import Maps
+from l7dns.kernel import policy_row
 from l7policy.entries import entries
 from l7policy.ids import ANY_IDENTITY, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
 from l7policy.model import EndpointPolicy, Labels, Snapshot
@@ -104,7 +106,7 @@ class KernelState:
     ) -> None:
         if (policy_id, identity) in self._keys:
             return
-        rows = [key_and_entry(policy_id, entry) for entry in entries(policy, identity, labels)]
+        rows = [policy_row(policy_id, entry) for entry in entries(policy, identity, labels)]
         staged.written.append((policy_id, identity))
         self._keys[policy_id, identity] = tuple(key for key, _ in rows)
         for key, entry in rows:
@@ -125,18 +127,18 @@ class KernelState:
     def publish(self) -> None:
         """Puts what was staged into force: prefixes, then endpoints, then the revision."""
         staged = self._require_staged()
-        held = dict(self._maps.ipcache.items())
+        held = dict(self.ipcache())
         for prefix, identity in staged.compiled.prefixes.items():
             current = held.get(prefix)
             if current != identity and not (current is not None and is_fqdn_identity(current)):
-                self._maps.ipcache.update(prefix, identity)
+                self._maps.ipcache.update(prefix, IpcacheEntry(identity))
         for endpoint_id, row in staged.rows.items():
             self._maps.endpoints.update(endpoint_id, row)
         for endpoint_id, (ifindex, addresses) in staged.places.items():
             for address in addresses:
                 self._maps.endpoint_by_address.update(address, endpoint_id)
             self._maps.endpoint_by_ifindex.update(ifindex, endpoint_id)
-        self._maps.config.set_revision(staged.snapshot.revision)
+        self._maps.config.update(staged.snapshot.revision)
 
     def collect(self) -> None:
         """Deletes what nothing refers to any more, an earlier agent's rows included."""
@@ -145,7 +147,7 @@ class KernelState:
         self._policies = dict(staged.snapshot.policies)
         self._identities = dict(compiled.identities)
         self._ids = {policy.digest: policy_id for policy_id, policy in self._policies.items()}
-        for prefix, identity in list(self._maps.ipcache.items()):
+        for prefix, identity in self.ipcache():
             if prefix not in compiled.prefixes and not is_fqdn_identity(identity):
                 self._maps.ipcache.delete(prefix)
         self._collect_endpoints(staged)
@@ -202,22 +204,26 @@ class KernelState:
 
     def policy_entries(self) -> Iterator[tuple[PolicyKey, PolicyEntry]]:
         """The verdict entries as the kernel holds them."""
-        return iter(sorted(self._maps.policy.items(), key=lambda row: row[0]))
+        return iter(sorted(self._maps.policy.items(), key=lambda row: dataclasses.astuple(row[0])))
 
     def ipcache(self) -> list[tuple[str, int]]:
         """The prefixes as the kernel holds them."""
-        return sorted(self._maps.ipcache.items())
+        return sorted((prefix, row.identity) for prefix, row in self._maps.ipcache.items())
 
-    def drops(self) -> list[tuple[int, Counter]]:
-        """Packets and bytes by reason number."""
-        return [(number, counter) for number, counter in self._maps.metrics.items() if counter.packets]
+    def counters(self) -> dict[int, Metric]:
+        """Packets and bytes by reason number, forwarded ones under 0."""
+        return dict(self._maps.metrics.items())
 
     def events_lost(self) -> int:
         """Drops that the ring had no room to tell of."""
-        return self._maps.metrics.events_lost()
+        return self._maps.metrics.get(METRIC_EVENTS_LOST).packets
 
-    def fills(self) -> list[Fill]:
-        """How full each table is."""
-        return self._maps.fills()
+    def fills(self) -> list[tuple[str, int, int]]:
+        """Name, entries and capacity of each table that can fill up."""
+        tables = self._maps
+        return [
+            (table.name, len(table), table.capacity)
+            for table in (tables.endpoints, tables.ipcache, tables.policy, tables.conntrack, tables.fqdn_identities)
+        ]
 
 __all__ = ["FqdnPeer", "Endpoint", "KernelState"]

@@ -122,11 +122,16 @@ def cleanup(obj: tuple[Path | None, Config]) -> None:
 
     Workloads are NOT judged any more afterwards. Declared endpoints and kept revisions stay in the state directory.
     """
+    from l7agent.cleanup import AgentRunning
     from l7agent.cleanup import cleanup as take_down
+    from l7bpf.errors import DatapathError
 
     _logging(obj[1], "cleanup")
-    for line in take_down(obj[1]):
-        click.echo(line)
+    try:
+        for line in take_down(obj[1]):
+            click.echo(line)
+    except (AgentRunning, DatapathError) as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

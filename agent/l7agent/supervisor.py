@@ -225,13 +225,13 @@ class DataProcess:
             future = asyncio.get_running_loop().create_future()
             self._prepared[snapshot.revision] = future
             self._send(wire.Prepare(snapshot))
-            error = await asyncio.wait_for(future, ACKNOWLEDGE_SECONDS)
+            refusal = await asyncio.wait_for(future, ACKNOWLEDGE_SECONDS)
         except TimeoutError:
             raise NotAcknowledged(f"{self.slot.name} did not answer within {ACKNOWLEDGE_SECONDS:.0f} s") from None
         except ConnectionError as error:
             raise NotAcknowledged(str(error)) from error
-        if error:
-            raise NotAcknowledged(f"{self.slot.name}: {error}")
+        if refusal:
+            raise NotAcknowledged(f"{self.slot.name}: {refusal}")
 
     def commit(self, snapshot: Snapshot) -> None:
         """Tells it that the kernel flipped. A process that is down learns of it when it is back."""

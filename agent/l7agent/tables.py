@@ -31,8 +31,8 @@ class KernelTables:
 
     def identity(self, address: str) -> int:
         """Identity of an address, WORLD if nothing is known of it."""
-        entry = self._maps.ipcache.lookup(address)
-        return WORLD if entry is None else entry
+        entry = self._maps.ipcache.get(address)
+        return WORLD if entry is None else entry.identity
 
     def fqdn_labels(self, identity: int) -> tuple[int, tuple[int, ...]] | None:
         """Base identity and selector hashes of an FQDN identity."""

@@ -10,10 +10,10 @@ from l7agent import dataplane
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.reload import Change
+from l7bpf.layouts import LAYOUT
 from l7policy import ids
 from l7policy.changes import Changes, EndpointChange
 from l7policy.policydoc import Policy
-from l7policy.entries import describe_port
 from l7policy.errors import PolicyErrors
 from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
 
@@ -31,6 +31,7 @@ def problems(errors: PolicyErrors) -> list[View]:
 def status(agent: Agent) -> View:
     """The whole picture."""
     compiled = agent.compiled
+    counters = agent.kernel.counters()
     return {
         "version": dataplane.version(),
         "pid": os.getpid(),
@@ -54,9 +55,11 @@ def status(agent: Agent) -> View:
             }
             for process in agent.supervisor.processes
         ],
-        "maps": [{"name": m.name, "entries": m.entries, "capacity": m.capacity} for m in agent.kernel.fills()],
+        "maps": [
+            {"name": name, "entries": entries, "capacity": capacity} for name, entries, capacity in agent.kernel.fills()
+        ],
         "datapath": {
-            "layout": dataplane.LAYOUT,
+            "layout": LAYOUT,
             "attach": agent.datapath.attach_mode,
             "pins": str(dataplane.pins(agent.config)),
             "uplinks": agent.datapath.uplinks,
@@ -68,9 +71,9 @@ def status(agent: Agent) -> View:
             "error": agent.audit.error,
         },
         "drops": [
-            {"reason": Reason(number).name, "packets": count.packets, "bytes": count.bytes}
-            for number, count in agent.kernel.drops()
-            if number in Reason.__members__.values()
+            {"reason": reason.name, "packets": counters[reason].packets, "bytes": counters[reason].bytes}
+            for reason in Reason
+            if reason != Reason.NONE and reason in counters
         ],
         "events_lost": agent.kernel.events_lost(),
     }
@@ -120,7 +123,7 @@ def identities(agent: Agent) -> list[View]:
             return "workload"
         return "fqdn" if ids.is_fqdn_identity(number) else "cidr"
 
-    used = list(agent.compiled.endpoint_identities.values()) if agent.compiled else []
+    used: list[int] = list(agent.compiled.endpoint_identities.values()) if agent.compiled else []
     return [
         {"id": number, "labels": list(agent.kernel.labels_of(number)), "kind": kind(number), "endpoints": used.count(number)}
         for number in agent.kernel.identities()
@@ -194,6 +197,13 @@ def difference(policies: Changes, moved: tuple[EndpointChange, ...]) -> View:
     }
 
 
+def _ports(first: int, bits: int) -> str:
+    last = first | (0xFFFF >> bits)
+    if bits == 0:
+        return "any"
+    return str(first) if first == last else f"{first}-{last}"
+
+
 def bpf_policy(agent: Agent, endpoint: Endpoint | None) -> list[View]:
     """The kernel's verdict entries, as they are in the kernel."""
     users: dict[int, list[str]] = {}
@@ -208,7 +218,7 @@ def bpf_policy(agent: Agent, endpoint: Endpoint | None) -> list[View]:
             "identity": key.identity,
             "labels": list(agent.kernel.labels_of(key.identity)) if key.identity else ["any"],
             "protocol": Protocol(key.protocol).name if key.protocol else "ANY",
-            "port": describe_port(key.port, key.port_bits),
+            "port": _ports(key.port, key.port_bits),
             "verdict": VERDICTS[entry.verdict],
             "proxy": ProxyKind(entry.proxy).name.lower(),
             "precedence": entry.precedence,

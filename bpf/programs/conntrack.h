@@ -30,15 +30,38 @@ static __always_inline void flip(struct conntrack_key *k)
 	k->destination_port = port;
 }
 
-static __always_inline struct conntrack_entry *conntrack_find(struct conntrack_key *k, u64 now)
+static __always_inline int conntrack_alive(const struct conntrack_entry *e, u8 protocol, u64 now)
 {
-	struct conntrack_entry *e = conntrack.lookup(k);
-	u64 lifetime = k->protocol == IPPROTO_TCP ? LIFETIME_TCP_NS : LIFETIME_OTHERS_NS;
+	u64 lifetime = protocol == IPPROTO_TCP ? LIFETIME_TCP_NS : LIFETIME_OTHERS_NS;
 
 	/* Signed: another processor's clock may be a tick ahead. */
-	if (e && (s64)(now - e->last_seen_ns) > (s64)lifetime)
+	return (s64)(now - e->last_seen_ns) <= (s64)lifetime;
+}
+
+/* The entry of a packet's flow. Turns p->flow round, and says so, if the other side began. */
+static __always_inline struct conntrack_entry *conntrack_find(struct packet *p, const int syn_finds,
+							      u64 now)
+{
+	struct conntrack_entry *e;
+	int i;
+
+	if (p->flags & PACKET_FRAGMENT) /* no tuple */
 		return 0;
-	return e;
+	if (p->flags & PACKET_SYN && !syn_finds)
+		return 0;
+#pragma nounroll
+	for (i = 0; i < 2; i++) {
+		if (!(p->flags & (i ? PACKET_ECHO_REQUEST | PACKET_SYN : PACKET_ECHO_REPLY))) {
+			e = conntrack.lookup(&p->flow);
+			if (e && conntrack_alive(e, p->flow.protocol, now)) {
+				if (i)
+					p->flags |= PACKET_REVERSE;
+				return e;
+			}
+		}
+		flip(&p->flow);
+	}
+	return 0;
 }
 
 static __always_inline void conntrack_touch(struct conntrack_entry *e, u32 length, u64 now)
@@ -62,15 +85,11 @@ static __always_inline int related(struct __sk_buff *skb, struct packet *p)
 	struct conntrack_entry *e;
 	u64 now = bpf_ktime_get_coarse_ns();
 
-	if (parse_quoted(skb, p, &quoted) || quoted.flags & PACKET_FRAGMENT || quoted.opaque)
+	if (parse_quoted(skb, p, &quoted) || quoted.opaque)
 		return UNRELATED;
 	if (!same_address(&quoted.flow.source, &p->flow.destination))
 		return UNRELATED;
-	e = conntrack_find(&quoted.flow, now);
-	if (!e) {
-		flip(&quoted.flow);
-		e = conntrack_find(&quoted.flow, now);
-	}
+	e = conntrack_find(&quoted, 0, now);
 	if (!e || e->revision != current_revision() || e->flags & CONNTRACK_DENIED)
 		return UNRELATED;
 	return e->proxy || e->upstream ? RELATED_TO_PROXY : RELATED;

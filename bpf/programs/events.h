@@ -24,7 +24,6 @@ static __always_inline void report(const struct packet *p, const struct judgemen
 		count(METRIC_EVENTS_LOST, length);
 		return;
 	}
-	__builtin_memset(e, 0, sizeof(*e));
 	e->time_ns = bpf_ktime_get_boot_ns();
 	e->cookie = j->cookie;
 	e->endpoint_id = j->endpoint_id;
@@ -42,5 +41,6 @@ static __always_inline void report(const struct packet *p, const struct judgemen
 	e->direction = j->direction;
 	e->verdict = VERDICT_DROPPED;
 	e->reason = reason;
+	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	events.ringbuf_submit(e, 0);
 }

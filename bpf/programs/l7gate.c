@@ -5,7 +5,9 @@
  * They fail closed: what is unknown, unreadable or does not fit is dropped, counted and reported.
  * A packet that may pass goes on to whatever other program is attached (TC_ACT_UNSPEC).
  */
-#define BPF_LICENSE Dual BSD / GPL
+/* clang-format off */
+#define BPF_LICENSE Dual BSD/GPL
+/* clang-format on */
 
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -90,7 +92,7 @@ int from_endpoint(struct __sk_buff *skb)
 		if (relation)
 			goto pass;
 	}
-	reason = track(skb, &p, &j, j.endpoint_id, 0, FROM_ENDPOINT);
+	reason = track(skb, &p, &j, j.endpoint_id, FROM_ENDPOINT);
 	if (!reason)
 		goto pass;
 drop:
@@ -118,7 +120,7 @@ int from_uplink(struct __sk_buff *skb)
 		if (relation)
 			goto pass;
 	}
-	reason = track(skb, &p, &j, 0, j.endpoint_id, FROM_UPLINK);
+	reason = track(skb, &p, &j, j.endpoint_id, FROM_UPLINK);
 	if (!reason)
 		goto pass;
 drop:
@@ -163,7 +165,7 @@ int to_endpoint(struct __sk_buff *skb)
 		goto pass;
 	if (p.flags & PACKET_ICMP_ERROR && related(skb, &p))
 		goto pass;
-	reason = track(skb, &p, &j, 0, j.endpoint_id, TO_ENDPOINT);
+	reason = track(skb, &p, &j, j.endpoint_id, TO_ENDPOINT);
 	if (!reason)
 		goto pass;
 drop:
@@ -191,6 +193,9 @@ int to_uplink(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+/* A load that the compiler may not merge with another: the verifier wants plain offsets into ctx. */
+#define FIELD(x) (*(volatile u32 *)&(x))
+
 /* sk_lookup: which listener gets a connection or datagram that no connected socket of the node has. */
 int steer(struct bpf_sk_lookup *ctx)
 {
@@ -202,24 +207,19 @@ int steer(struct bpf_sk_lookup *ctx)
 	long failed;
 	int slot;
 
+	/* Of the family that the packet is not, the kernel gives zeros. */
+	FIELD(p.flow.source.word[0]) = FIELD(ctx->remote_ip6[0]);
+	FIELD(p.flow.source.word[1]) = FIELD(ctx->remote_ip6[1]);
+	FIELD(p.flow.source.word[2]) = FIELD(ctx->remote_ip6[2]);
+	FIELD(p.flow.source.word[3]) = FIELD(ctx->remote_ip6[3]) | FIELD(ctx->remote_ip4);
+	FIELD(p.flow.destination.word[0]) = FIELD(ctx->local_ip6[0]);
+	FIELD(p.flow.destination.word[1]) = FIELD(ctx->local_ip6[1]);
+	FIELD(p.flow.destination.word[2]) = FIELD(ctx->local_ip6[2]);
+	FIELD(p.flow.destination.word[3]) = FIELD(ctx->local_ip6[3]) | FIELD(ctx->local_ip4);
+	p.flow.family = ctx->family == 2 ? 4 : 6;
 	p.flow.protocol = ctx->protocol;
 	p.flow.source_port = ctx->remote_port;
 	p.flow.destination_port = p.port = bpf_htons(ctx->local_port);
-	if (ctx->family == 2) {
-		p.flow.family = 4;
-		p.flow.source.word[3] = ctx->remote_ip4;
-		p.flow.destination.word[3] = ctx->local_ip4;
-	} else {
-		p.flow.family = 6;
-		p.flow.source.word[0] = ctx->remote_ip6[0];
-		p.flow.source.word[1] = ctx->remote_ip6[1];
-		p.flow.source.word[2] = ctx->remote_ip6[2];
-		p.flow.source.word[3] = ctx->remote_ip6[3];
-		p.flow.destination.word[0] = ctx->local_ip6[0];
-		p.flow.destination.word[1] = ctx->local_ip6[1];
-		p.flow.destination.word[2] = ctx->local_ip6[2];
-		p.flow.destination.word[3] = ctx->local_ip6[3];
-	}
 	e = conntrack.lookup(&p.flow);
 	if (!e || !e->proxy)
 		return SK_PASS;

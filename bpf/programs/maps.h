@@ -9,7 +9,10 @@
 
 /* IPv6 as it is; IPv4 in the last word after three zero words. Network byte order. */
 struct address {
-	__be32 word[4];
+	union {
+		__be32 word[4];
+		u64 half[2];
+	};
 };
 
 struct endpoint {
@@ -23,7 +26,7 @@ struct endpoint {
 
 struct address_key {
 	u32 family; /* 4 or 6 */
-	struct address address;
+	__be32 word[4];
 };
 
 struct ipcache_key {

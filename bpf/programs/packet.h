@@ -77,117 +77,120 @@ static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, str
 					  const int quoted)
 {
 	u8 protocol = p->flow.protocol;
-	u8 h[14];
+	struct {
+		__be16 first, second, third, fourth;
+		u8 rest[6];
+	} h;
+	u8 *bytes = (u8 *)&h;
 
-	if (protocol == IPPROTO_TCP) {
-		if (load(skb, offset, h, quoted ? 8 : 14))
-			return REASON_INVALID_PACKET;
-		if (!quoted && (h[13] & TCP_SYN_ACK) == TCP_SYN)
-			p->flags |= PACKET_SYN;
-	} else if (protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP) {
-		if (load(skb, offset, h, 8))
-			return REASON_INVALID_PACKET;
-	} else if (protocol == (p->flow.family == 6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
-		if (load(skb, offset, h, 8))
-			return REASON_INVALID_PACKET;
-		p->payload = offset + 8;
-		parse_icmp(p, h[0], *(__be16 *)&h[4]);
-		return 0;
-	} else {
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP &&
+	    protocol != (p->flow.family == 6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
 		p->opaque = REASON_UNKNOWN_L4;
 		return 0;
 	}
-	p->flow.source_port = *(__be16 *)&h[0];
-	p->flow.destination_port = *(__be16 *)&h[2];
-	p->port = p->flow.destination_port;
+	if (protocol == IPPROTO_TCP && !quoted) {
+		if (load(skb, offset, &h, 14))
+			return REASON_INVALID_PACKET;
+		if ((bytes[13] & TCP_SYN_ACK) == TCP_SYN)
+			p->flags |= PACKET_SYN;
+	} else if (load(skb, offset, &h, 8)) {
+		return REASON_INVALID_PACKET;
+	}
+	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
+		p->payload = offset + 8;
+		parse_icmp(p, bytes[0], h.third);
+		return 0;
+	}
+	p->flow.source_port = h.first;
+	p->flow.destination_port = p->port = h.second;
 	return 0;
 }
 
-static __always_inline u8 parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *p,
-				     const int quoted)
+/* Fills the addresses and the protocol. Returns the offset of the transport header, or 0. */
+static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *p)
 {
 	struct iphdr ip;
 
 	if (load(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
-		return REASON_INVALID_PACKET;
+		return 0;
 	p->flow.family = 4;
 	p->flow.protocol = ip.protocol;
 	p->flow.source.word[3] = ip.saddr;
 	p->flow.destination.word[3] = ip.daddr;
-	if (ip.frag_off & bpf_htons(0x1fff)) {
+	if (ip.frag_off & bpf_htons(0x1fff))
 		p->flags |= PACKET_FRAGMENT;
-		p->opaque = REASON_FRAGMENT;
-		return 0;
-	}
-	return parse_transport(skb, offset + ip.ihl * 4, p, quoted);
+	return offset + ip.ihl * 4;
 }
 
-static __always_inline u8 parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *p,
-				     const int quoted)
+static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *p,
+				      const int quoted)
 {
-	struct ipv6hdr ip;
-	u8 next, h[4];
+	u8 next, h[8];
 	int i;
 
-	if (load(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
-		return REASON_INVALID_PACKET;
+	/* Source and destination lie side by side there and here. */
+	if (load(skb, offset, h, 8) || h[0] >> 4 != 6 || load(skb, offset + 8, &p->flow, 32))
+		return 0;
 	p->flow.family = 6;
-	__builtin_memcpy(&p->flow.source, &ip.saddr, 16);
-	__builtin_memcpy(&p->flow.destination, &ip.daddr, 16);
-	next = ip.nexthdr;
-	offset += sizeof(ip);
+	next = h[6];
+	offset += 40;
 	if (!quoted) {
-#pragma unroll
+#pragma nounroll
 		for (i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
 			if (next != IPV6_HOP_BY_HOP && next != IPV6_ROUTING &&
 			    next != IPV6_FRAGMENT && next != IPV6_DESTINATION)
 				break;
 			if (load(skb, offset, h, 4))
-				return REASON_INVALID_PACKET;
+				return 0;
+			/* Segments left: it names a destination other than the one we would judge. */
+			if (next == IPV6_ROUTING && h[3])
+				return 0;
 			if (next == IPV6_FRAGMENT) {
-				offset += 8;
-				if (*(__be16 *)&h[2] & bpf_htons(0xfff8)) {
-					p->flow.protocol = h[0];
+				if (h[2] | (h[3] & 0xf8))
 					p->flags |= PACKET_FRAGMENT;
-					p->opaque = REASON_FRAGMENT;
-					return 0;
-				}
-			} else {
-				/* It names a destination other than the one we would judge. */
-				if (next == IPV6_ROUTING && h[3])
-					return REASON_INVALID_PACKET;
-				offset += (h[1] + 1) * 8;
+				h[1] = 0;
 			}
 			next = h[0];
+			offset += (h[1] + 1) * 8;
+			if (p->flags & PACKET_FRAGMENT)
+				break;
 		}
 	}
 	p->flow.protocol = next;
-	return parse_transport(skb, offset, p, quoted);
+	return offset;
 }
 
 /* 0 and the packet, or the reason to drop it. */
+static __always_inline u8 parse_at(struct __sk_buff *skb, u32 offset, int v6, struct packet *p,
+				   const int quoted)
+{
+	offset = v6 ? parse_ipv6(skb, offset, p, quoted) : parse_ipv4(skb, offset, p);
+	if (!offset)
+		return REASON_INVALID_PACKET;
+	if (p->flags & PACKET_FRAGMENT) {
+		p->opaque = REASON_FRAGMENT;
+		return 0;
+	}
+	return parse_transport(skb, offset, p, quoted);
+}
+
 static __always_inline u8 parse(struct __sk_buff *skb, struct packet *p)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(skb, 0, p, 0);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(skb, 0, p, 0);
-	return REASON_UNKNOWN_L3;
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return REASON_UNKNOWN_L3;
+	return parse_at(skb, 0, skb->protocol == bpf_htons(ETH_P_IPV6), p, 0);
 }
 
 /* The packet that the ICMP error `p` quotes. */
 static __always_inline u8 parse_quoted(struct __sk_buff *skb, const struct packet *p,
 				       struct packet *quoted)
 {
-	if (p->flow.family == 4)
-		return parse_ipv4(skb, p->payload, quoted, 1);
-	return parse_ipv6(skb, p->payload, quoted, 1);
+	return parse_at(skb, p->payload, p->flow.family == 6, quoted, 1);
 }
 
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
-	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
-	       a->word[3] == b->word[3];
+	return a->half[0] == b->half[0] && a->half[1] == b->half[1];
 }
 
 static __always_inline int is_link_local(const struct address *a)
@@ -202,5 +205,5 @@ static __always_inline int is_link_multicast(const struct address *a)
 
 static __always_inline int is_unspecified(const struct address *a)
 {
-	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+	return !(a->half[0] | a->half[1]);
 }

@@ -39,7 +39,10 @@ struct judgement {
 
 static __always_inline u32 endpoint_of(u8 family, const struct address *a)
 {
-	struct address_key k = {.family = family, .address = *a};
+	struct address_key k = {
+		.family = family,
+		.word = {a->word[0], a->word[1], a->word[2], a->word[3]},
+	};
 	u32 *id = endpoint_by_address.lookup(&k);
 
 	return id ? *id : 0;
@@ -73,25 +76,47 @@ static __always_inline struct policy_entry *find_policy(u32 policy_id, u32 remot
 	return any && any->precedence > one->precedence ? any : one; /* 6 */
 }
 
+/* One end of a flow. */
+struct side {
+	u32 endpoint_id; /* 0: no endpoint of this node */
+	u32 identity;
+	u32 policy_id;
+	u32 flags;
+};
+
+/* Whether the side's endpoint is not being removed. */
+static __always_inline int find_side(struct side *s, u32 endpoint_id, u8 family,
+				     const struct address *a)
+{
+	struct endpoint *e;
+
+	s->endpoint_id = endpoint_id;
+	if (!endpoint_id) {
+		s->identity = identity_of(family, a);
+		return 1;
+	}
+	e = endpoints.lookup(&endpoint_id);
+	if (!e)
+		return 0;
+	s->identity = e->identity;
+	s->policy_id = e->policy_id;
+	s->flags = e->flags;
+	return 1;
+}
+
 /* One side. 0, with judgement.proxy set for a redirect, or the reason to drop. */
-static __always_inline u8 judge_side(const struct packet *p, struct judgement *j, u32 endpoint_id,
-				     const struct endpoint *e, const u8 direction, u32 length)
+static __always_inline u8 judge_side(const struct packet *p, struct judgement *j,
+				     const struct side *s, u32 remote, u8 direction, u32 length)
 {
 	struct policy_entry *v;
 
-	if (!(e->flags &
-	      (direction == DIRECTION_EGRESS ? ENDPOINT_ENFORCE_EGRESS : ENDPOINT_ENFORCE_INGRESS)))
-		return 0; /* 2 */
-	j->endpoint_id = endpoint_id;
-	j->policy_id = e->policy_id;
+	j->endpoint_id = s->endpoint_id;
+	j->policy_id = s->policy_id;
 	j->direction = direction;
 	j->cookie = 0;
 	if (p->opaque)
 		return p->opaque; /* 4 */
-	v = find_policy(e->policy_id,
-			direction == DIRECTION_EGRESS ? j->destination_identity
-						      : j->source_identity,
-			direction, p->flow.protocol, p->port);
+	v = find_policy(s->policy_id, remote, direction, p->flow.protocol, p->port);
 	if (!v)
 		return REASON_POLICY_DENIED; /* 5 */
 	__sync_fetch_and_add(&v->packets, 1);
@@ -114,40 +139,35 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32 source_id,
 				u32 destination_id, u16 *flags, const int begun_by_node, u32 length)
 {
-	struct endpoint *source = 0, *destination = 0;
-	u8 reason;
+	struct side source = {}, destination = {};
+	u8 direction, reason;
 
-	if (source_id) {
-		source = endpoints.lookup(&source_id);
-		if (!source)
-			return REASON_ENDPOINT_UNKNOWN; /* 1 */
-	}
-	if (destination_id) {
-		destination = endpoints.lookup(&destination_id);
-		if (!destination)
-			return REASON_ENDPOINT_UNKNOWN; /* 1 */
-	}
-	j->source_identity =
-		source ? source->identity : identity_of(p->flow.family, &p->flow.source);
-	j->destination_identity = destination ? destination->identity
-					      : identity_of(p->flow.family, &p->flow.destination);
-	if (begun_by_node && j->source_identity == IDENTITY_NODE)
+	if (!find_side(&source, source_id, p->flow.family, &p->flow.source) ||
+	    !find_side(&destination, destination_id, p->flow.family, &p->flow.destination))
+		return REASON_ENDPOINT_UNKNOWN; /* 1 */
+	j->source_identity = source.identity;
+	j->destination_identity = destination.identity;
+	j->answer_matters = destination.flags & ENDPOINT_ENFORCE_EGRESS;
+	if (begun_by_node && source.identity == IDENTITY_NODE)
 		*flags |= CONNTRACK_FROM_NODE;
-	if ((source && destination) || j->source_identity == IDENTITY_NODE ||
-	    j->destination_identity == IDENTITY_NODE)
+	if ((source_id && destination_id) || source.identity == IDENTITY_NODE ||
+	    destination.identity == IDENTITY_NODE)
 		*flags |= CONNTRACK_LOCAL;
 
-	j->answer_matters = destination && destination->flags & ENDPOINT_ENFORCE_EGRESS;
-
-	if (source) {
-		reason = judge_side(p, j, source_id, source, DIRECTION_EGRESS, length);
+#pragma nounroll
+	for (direction = DIRECTION_EGRESS; direction <= DIRECTION_INGRESS; direction++) { /* 7 */
+		if (direction == DIRECTION_EGRESS) {
+			if (!(source.flags & ENDPOINT_ENFORCE_EGRESS)) /* 2 */
+				continue;
+			reason = judge_side(p, j, &source, destination.identity, direction, length);
+		} else {
+			if (!(destination.flags & ENDPOINT_ENFORCE_INGRESS) || /* 2 */
+			    *flags & CONNTRACK_FROM_NODE)		       /* 3 */
+				continue;
+			reason = judge_side(p, j, &destination, source.identity, direction, length);
+		}
 		if (reason)
-			return reason; /* 7 */
-	}
-	if (destination && !(*flags & CONNTRACK_FROM_NODE)) { /* 3 */
-		reason = judge_side(p, j, destination_id, destination, DIRECTION_INGRESS, length);
-		if (reason)
-			return reason; /* 7 */
+			return reason;
 	}
 	if (j->proxy && p->flow.protocol != IPPROTO_TCP && p->flow.protocol != IPPROTO_UDP)
 		return REASON_REDIRECT_IMPOSSIBLE; /* 8 */

@@ -27,8 +27,8 @@ static __always_inline u8 remember_upstream(struct packet *p, u32 length)
 		return 0;
 	if (!(p->flags & PACKET_SYN) && p->flow.protocol != IPPROTO_UDP)
 		return 0;
-	e = conntrack_find(&p->flow, now);
-	if (e) {
+	e = conntrack.lookup(&p->flow);
+	if (e && conntrack_alive(e, p->flow.protocol, now)) {
 		e->last_seen_ns = now;
 		e->upstream = 1;
 		return 0;

@@ -31,17 +31,18 @@ static __always_inline u8 renew(struct packet *p, struct judgement *j, struct co
 }
 
 /*
- * 0 or the reason to drop; judgement.to_proxy tells whether the packet goes to a proxy.
- * `source_id` and `destination_id` are the endpoints at the packet's ends, 0 if not known yet.
- * p->flow is turned to the direction in which the flow began.
+ * 0 or the reason to drop; judgement.to_proxy tells whether the packet goes to a proxy. `own_id` is
+ * the endpoint whose packet it is: the source's FROM_ENDPOINT, else the destination's. p->flow is
+ * turned to the direction in which the flow began.
  */
 static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct judgement *j,
-				u32 source_id, u32 destination_id, const int where)
+				u32 own_id, const int where)
 {
-	struct conntrack_entry *e = 0, new = {};
+	const struct address peer = where == FROM_ENDPOINT ? p->flow.destination : p->flow.source;
+	struct conntrack_entry *e, new = {};
 	u64 now = bpf_ktime_get_coarse_ns();
-	u32 length = skb->len, other;
-	int from_node = where == TO_ENDPOINT && skb->ingress_ifindex == 0;
+	u32 length = skb->len, peer_id;
+	int from_node = where == TO_ENDPOINT && skb->ingress_ifindex == 0, own_began;
 	u16 flags = 0;
 	u8 reason;
 
@@ -49,20 +50,8 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	 * so that what was judged by an old row is dated old and judged again. */
 	j->revision = current_revision();
 
-	/* A SYN starts over, whatever was there; on its way out it finds what it made on its way in.
-	 * Fragments have no tuple. */
-	if (!(p->flags & PACKET_FRAGMENT) && (where == TO_ENDPOINT || !(p->flags & PACKET_SYN))) {
-		if (!(p->flags & PACKET_ECHO_REPLY))
-			e = conntrack_find(&p->flow, now);
-		if (!e && !(p->flags & (PACKET_ECHO_REQUEST | PACKET_SYN))) {
-			flip(&p->flow);
-			e = conntrack_find(&p->flow, now);
-			if (e)
-				p->flags |= PACKET_REVERSE;
-			else
-				flip(&p->flow);
-		}
-	}
+	/* A SYN starts over, whatever was there; on its way out it finds what it made on its way in. */
+	e = conntrack_find(p, where == TO_ENDPOINT, now);
 	if (e) {
 		if (where == FROM_UPLINK && e->flags & CONNTRACK_LOCAL)
 			return REASON_INVALID_SOURCE_IP;
@@ -77,23 +66,14 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 		flags = e->flags;
 	}
 
-	if (!source_id)
-		source_id =
-			endpoint_of(p->flow.family, p->flags & PACKET_REVERSE ? &p->flow.destination
-									      : &p->flow.source);
-	if (where == FROM_UPLINK && source_id)
+	own_began = (where == FROM_ENDPOINT) == !(p->flags & PACKET_REVERSE);
+	peer_id = endpoint_of(p->flow.family, &peer);
+	if (where == FROM_UPLINK && peer_id)
 		return REASON_INVALID_SOURCE_IP;
-	if (!destination_id)
-		destination_id = endpoint_of(p->flow.family, p->flags & PACKET_REVERSE
-								     ? &p->flow.source
-								     : &p->flow.destination);
-	if (p->flags & PACKET_REVERSE) {
-		other = source_id;
-		source_id = destination_id;
-		destination_id = other;
+	if (p->flags & PACKET_REVERSE)
 		p->port = policy_port(&p->flow);
-	}
-	reason = judge(p, j, source_id, destination_id, &flags, from_node, length);
+	reason = judge(p, j, own_began ? own_id : peer_id, own_began ? peer_id : own_id, &flags,
+		       from_node, length);
 	if (where == FROM_UPLINK && flags & CONNTRACK_LOCAL)
 		return REASON_INVALID_SOURCE_IP; /* the node's own address, which only IPv6 lets in */
 

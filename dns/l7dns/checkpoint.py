@@ -6,8 +6,9 @@
 - ``dns-journal.<generation>``: what was learnt since then, appended before each answer is released. A process that is
   killed loses nothing; a last record cut short is ignored.
 
-Nothing is flushed to the disk: what the machine forgets by crashing, its kernel's maps forget too, and files of another boot
-are not used. Failure verdict: a damaged, foreign or missing file is as if there were none; a failed write is counted.
+Nothing is flushed to the disk: what the machine forgets by crashing, its kernel's maps forget too, and files of
+another boot are not used. Failure verdict: a damaged, foreign or missing file is as if there were none; a failed
+write is counted.
 """
 
 import os

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identities: one number for each pair of base identity and set of matching selectors.
 
-Learning one more address of a known name therefore costs one ipcache write, however many rules there are. A number is not
-used again until the whole range has been through, so that nobody who remembers an old meaning can mix it up with a new one.
+Learning one more address of a known name therefore costs one ipcache write, however many rules there are. A number is
+not used again until the whole range has been through, so that nobody who remembers an old meaning can mix it up with
+a new one.
 
 May not do I/O. Failure verdict: `Exhausted`; selectors over the cap are left out, which can only forbid, never allow.
 """

@@ -2,8 +2,8 @@
 """Kernel tables: the five writes and three reads of the kernel that learning consists of.
 
 `Learner` knows only the `KernelTables` interface; `l7dns.kernel` implements it over the pinned maps and `MemoryTables`
-over dictionaries. Whatever a write cannot do is an `OSError` (a full map is one too). Deleting what is not there is fine.
-Failure verdict: the learner's.
+over dictionaries. Whatever a write cannot do is an `OSError` (a full map is one too). Deleting what is not there is
+fine. Failure verdict: the learner's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ def entry_key(policy_id: PolicyId, entry: Entry) -> EntryKey:
 
 
 class MemoryTables:
-    """The same tables in dictionaries: for tests, for benches, and for seeing what the proxy would do without a kernel."""
+    """The same tables in dictionaries: for tests and benches."""
 
     def __init__(self) -> None:
         """Empty."""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learner: keeps the kernel's FQDN rows equal to what the name cache and the snapshots call for.
 
-Everything follows from one rule, `_wanted`: an address has the identity (base by longest static prefix, selectors that match
-any of its names), or none if there is no such selector or the address is not out in the world. Learning, expiry and new
-snapshots only differ in which addresses they look at again. Writes go in the order that is never too permissive for a
-moment nor too late for the client: identity row, its policy entries, ipcache; and backwards when something goes.
+Everything follows from one rule, `_wanted`: an address has the identity (base by longest static prefix, selectors
+that match any of its names), or none if there is no such selector or the address is not out in the world. Learning,
+expiry and new snapshots only differ in which addresses they look at again. Writes go in the order that is never too
+permissive for a moment nor too late for the client: identity row, its policy entries, ipcache; and backwards when
+something goes.
 
-What cannot be removed yet is remembered and tried again. May not wait, nor read a clock. Failure verdict: `learn` says what
-failed and takes its own addition back, and the answer is withheld; `prepare` says what failed and changes nothing.
+What cannot be removed yet is remembered and tried again. May not wait, nor read a clock. Failure verdict: `learn`
+says what failed and takes its own addition back, and the answer is withheld; `prepare` says what failed and changes
+nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,12 +18,12 @@ from typing import Final
 
 import msgspec
 
+from l7dns.addresses import address_text
 from l7dns.checkpoint import Checkpoint, NameState
 from l7dns.identities import FqdnIdentity, Key, capped
 from l7dns.kerneltables import KernelTables
 from l7dns.namecache import Change, NameCache
 from l7dns.rows import IdentityRows
-from l7dns.spelling import address_text
 from l7dns.view import ConflictError, View
 from l7policy.model import Snapshot
 
@@ -107,7 +109,7 @@ class Learner:
     def restore(self, now: float) -> tuple[Snapshot, ...]:
         """Makes kernel and memory agree again after a restart; returns the snapshots in force and prepared.
 
-        What the checkpoint knows and the kernel lost is written again; what the kernel holds and nobody knows is removed.
+        What the checkpoint knows and the kernel lost is written again; what the kernel holds and nobody knows goes.
         Raises OSError: a process that cannot do this must not serve.
         """
         state = self._checkpoint.load()
@@ -151,7 +153,7 @@ class Learner:
         return ""
 
     def commit(self, revision: int, now: float) -> None:
-        """The kernel has flipped: forgets the older snapshot. Another revision than the prepared one changes nothing."""
+        """The kernel has flipped: forgets the older snapshot. Of another revision than the prepared one: nothing."""
         if self._prepared is None or self._prepared.revision != revision:
             return
         self._active, self._prepared = self._prepared, None
@@ -343,7 +345,7 @@ class Learner:
             self._failed()
 
     def _adopt(self, now: float) -> None:
-        """Takes over what the kernel holds and the rules still give a meaning to; removes the rest. May raise OSError."""
+        """Takes over what the kernel holds and the rules still give a meaning to; removes the rest."""
         unknown = self._rows.adopt(self._view)
         for address, number in self._kernel.ipcache().items():
             identity = self._rows.identities.get(number)

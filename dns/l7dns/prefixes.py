@@ -31,7 +31,7 @@ class PrefixTable:
         }
 
     def find(self, address: bytes, within: int | None = None) -> IdentityId | None:
-        """Identity of the longest prefix that holds the packed address; `within` leaves out prefixes longer than that."""
+        """Identity of the longest prefix that holds the packed address, none longer than `within`."""
         number = int.from_bytes(address, "big")
         least = 0 if within is None else len(address) * 8 - within
         for shift, table in self._tables[len(address)]:
@@ -53,12 +53,12 @@ class PrefixTable:
 def learnable(address: bytes) -> bool:
     """Whether an address can be a server out in the world at all.
 
-    Loopback, link-local, multicast and unspecified addresses never are: a name that leads there is a mistake or an attack
-    on the node or the cloud's metadata service (DNS rebinding). IPv4 in IPv6 clothes never appears on the wire as such.
+    Loopback, link-local, multicast and unspecified addresses never are: a name that leads there is a mistake, or an
+    attack on the node or the cloud's metadata service (DNS rebinding). No packet carries IPv4 mapped into IPv6.
     """
     if len(address) == _V4:
         first = address[0]
-        return not (first in (0, 127) or first >= 224 or address[:2] == b"\xa9\xfe")  # noqa: PLR2004 - address classes
+        return not (first in (0, 127) or first >= 224 or address[:2] == b"\xa9\xfe")
     if address[:10] == bytes(10):  # ::, ::1, ::ffff:0:0/96, ::/96
         return False
     return not (address[0] == 0xFF or (address[0] == 0xFE and address[1] & 0xC0 == 0x80))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identity rows: what the kernel knows of each FQDN identity, that is its own row and its entries in every live policy.
 
-An identity is *ready* when all of that is written; only then may an address get it. Every write updates what this module
-believes is there before the kernel is asked, so that after a failure nothing that may exist is forgotten.
+An identity is *ready* when all of that is written; only then may an address get it. Every write updates what this
+module believes is there before the kernel is asked, so that after a failure nothing that may exist is forgotten.
 
 May not know names or addresses. Failure verdict: OSError, with the identity not ready.
 """

@@ -7,8 +7,8 @@
                                            └── unreadable ──────────────────────► Answered (SERVFAIL)
                               timeout, unreachable, overloaded ─────────────────► Answered (SERVFAIL)
 
-The order is the invariant: what an answer teaches leaves as `Learn`, and only `learnt` lets the answer go. May not do I/O,
-nor know a clock or a random source. Failure verdict: SERVFAIL with a reason; a name is REFUSED unless policy says yes.
+The order is the invariant: what an answer teaches leaves as `Learn`, and only `learnt` lets the answer go. May not do
+I/O, nor know a clock or a random source. Failure verdict: SERVFAIL with a reason, and REFUSED unless policy says yes.
 """
 
 from dataclasses import dataclass
@@ -42,6 +42,10 @@ class Decision(Interface):
     @property
     def direction(self) -> Direction:
         """Of the policy that decided."""
+
+    @property
+    def endpoint(self) -> int:
+        """The workload whose policy decided."""
 
 
 class Judge(Interface):
@@ -96,7 +100,7 @@ class Transaction:
         self.decision: Decision | None = None
 
     def begin(self, wire: bytes, judge: Judge | None) -> Question | Answered:
-        """Reads and judges the client's bytes. `judge` is None when no endpoint is known behind the client's address."""
+        """Reads and judges the client's bytes. `judge` is None when no workload is known at the client's address."""
         self._enter(_State.NEW, _State.JUDGED)
         query = message.parse_query(wire)
         if isinstance(query, Malformed):
@@ -115,8 +119,8 @@ class Transaction:
         return query
 
     def forward(self, upstream_id: int) -> bytes:
-        """The query as it goes to the name server: the client's own bytes under a fresh ID."""
-        self._enter(_State.JUDGED, _State.FORWARDED)
+        """The query as it goes to the name server: the client's own bytes under a fresh ID. Again, if sent again."""
+        self._enter(_State.FORWARDED if self._state is _State.FORWARDED else _State.JUDGED, _State.FORWARDED)
         self._id = upstream_id
         return upstream_id.to_bytes(2, "big") + self._wire[2:]
 

@@ -18,7 +18,7 @@ from socket import AF_UNIX, SOCK_STREAM, socket
 from typing import Any, Final
 
 from l7lab.lab import Lab
-from l7lab.namespace import LabError, environment
+from l7lab.namespace import LabError, LabUnavailableError, environment
 from l7lab.process import Process, wait_until
 from l7lab.topology import Workload
 
@@ -60,7 +60,7 @@ def program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise LabError(f"the program {name} is not installed: run scripts/setup")
+        raise LabUnavailableError(f"the program {name} is not installed: `make setup` does it")
     return found
 
 
@@ -239,6 +239,6 @@ def commands(gate: Gate) -> Sequence[str]:
         f"{ctl} endpoint list",
         f"{ctl} audit tail -f",
         f"{frontend} dig @192.0.2.10 api.example.com",
-        f"{frontend} curl -i --resolve api.example.com:80:198.51.100.1 http://api.example.com/",
+        f"{frontend} curl -i --resolve api.example.com:80:198.51.100.1 http://api.example.com/public/",
         f"$EDITOR {gate.policies}/*.yaml && {ctl} rules reload",
     )

@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Final
 
 from l7lab import registry, topology
-from l7lab.namespace import LabError, run
+from l7lab.namespace import LabUnavailableError, run
 from l7lab.process import Process
 from l7lab.services import BACKEND_PORTS, OUTSIDE_PORTS, Dnsmasq, Nginx
 from l7lab.topology import Host, Workload
@@ -166,13 +166,13 @@ class Lab:
 
 
 def require_tools() -> None:
-    """Raise `LabError` naming every program that is missing."""
+    """Raise `LabUnavailableError` naming every program that is missing."""
     if os.geteuid() != 0:
-        raise LabError("a lab needs root: it makes network namespaces")
+        raise LabUnavailableError("needs root, because it makes network namespaces: use sudo")
     script = "for program; do command -v $program >/dev/null || echo $program; done"
     done = subprocess.run(["sh", "-c", script, "sh", *NEEDED], capture_output=True, text=True, timeout=10, check=False)
     if missing := done.stdout.split():
-        raise LabError(f"programs missing: {' '.join(missing)} (scripts/setup installs them)")
+        raise LabUnavailableError(f"programs missing: {' '.join(missing)}; `make setup` installs them")
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespace: one network namespace of a lab, and the only way the lab runs anything inside it.
 
-Programs are started by ``nsenter --net``, never by ``ip netns exec``: that one mounts a fresh /sys, where the bpf and
-cgroup filesystems that the daemon needs are gone. It may not know what the lab is for. A command that fails raises
-`LabError`: a lab that is not as described proves nothing.
+Programs are started by ``nsenter --net``, never by ``ip netns exec`` or ``ip -n``: those remount / and /sys, so that
+the bpf and cgroup filesystems that the daemon needs are gone, and they fail in a chroot. It may not know what the lab
+is for. A command that fails raises `LabError`: a lab that is not as described proves nothing.
 """
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -21,6 +22,10 @@ class LabError(Exception):
     """The lab could not be built or used as asked; the text says what failed."""
 
 
+class LabUnavailableError(LabError):
+    """This machine lacks what a lab needs; the text says what and how to get it."""
+
+
 def run(argv: Sequence[str], *, stdin: str = "", timeout: float = 30.0) -> str:
     """Run a program to its end and return what it printed; raise if it fails."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
@@ -30,8 +35,9 @@ def run(argv: Sequence[str], *, stdin: str = "", timeout: float = 30.0) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The environment for programs in a lab: nothing in a lab is reached through a proxy of the outside world."""
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    """The environment for programs in a lab: no proxy of the outside world, no settings of another daemon."""
+    foreign = re.compile(r".*_proxy|L7_.*", re.IGNORECASE)
+    kept = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
     return kept | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
@@ -57,7 +63,7 @@ class Namespace:
 
     def ip(self, commands: Iterable[str]) -> None:
         """Run ``ip`` commands inside it, in one process, stopping at the first that fails."""
-        run(["ip", "-n", self.name, "-batch", "-"], stdin="".join(f"{command}\n" for command in commands))
+        run(self.inside(["ip", "-batch", "-"]), stdin="".join(f"{command}\n" for command in commands))
 
     def sysctl(self, values: Mapping[str, int]) -> None:
         """Set kernel parameters of this namespace."""
@@ -86,7 +92,7 @@ class Namespace:
     def pids(self) -> list[int]:
         """Every process that lives in it, whoever started it."""
         try:
-            inode = self.path.stat().st_ino
+            own = self.path.stat()
         except FileNotFoundError:
             return []
         found = []
@@ -94,7 +100,7 @@ class Namespace:
             if not entry.name.isdigit():
                 continue
             try:
-                if (entry / "ns/net").stat().st_ino == inode:
+                if os.path.samestat((entry / "ns/net").stat(), own):
                     found.append(int(entry.name))
             except OSError:  # gone meanwhile, or a zombie
                 continue

@@ -27,6 +27,7 @@ ZONE: Final[dict[str, tuple[str, ...]]] = {
     "api.example.com": ("198.51.100.1", "2001:db8:100::1"),
     "www.example.com": ("198.51.100.2", "2001:db8:100::2"),
     "edge.cdn.example.net": ("198.51.100.2", "2001:db8:100::2"),
+    "img.cdn.example.com": ("198.51.100.4", "2001:db8:100::4"),
     "tracker.example.net": ("198.51.100.3", "2001:db8:100::3"),
     "short.example.com": (IN_CIDR,),
 }

@@ -25,11 +25,13 @@ UPLINK: Final = "ext0"
 
 IN_CIDR: Final = "198.51.100.70"
 """In 198.51.100.64/26, for rules by CIDR."""
+DENIED_IN_CIDR: Final = "198.51.100.127"
+"""In 198.51.100.64/26 too, for a deny within what a rule allows."""
 UNNAMED: Final = "198.51.100.200"
 """No DNS name leads here."""
 
-SERVICES_V4: Final = ("198.51.100.1", "198.51.100.2", "198.51.100.3", IN_CIDR, UNNAMED)
-SERVICES_V6: Final = ("2001:db8:100::1", "2001:db8:100::2", "2001:db8:100::3")
+SERVICES_V4: Final = (*(f"198.51.100.{host}" for host in (1, 2, 3, 4)), IN_CIDR, DENIED_IN_CIDR, UNNAMED)
+SERVICES_V6: Final = tuple(f"2001:db8:100::{host}" for host in (1, 2, 3, 4))
 
 
 @dataclass(frozen=True, slots=True)

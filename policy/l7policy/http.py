@@ -40,8 +40,11 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._literal = None if _META.intersection(text) else text.encode()
-        self._regexp = None if self._literal is not None else _compile(text)
+        try:
+            self._literal = text.encode()
+        except UnicodeEncodeError:
+            raise PatternError(f"{text!r} cannot be written in UTF-8") from None
+        self._regexp = _compile(text) if _META.intersection(text) else None
 
     def matches(self, value: bytes) -> bool:
         """Whether the whole of `value` matches."""

@@ -11,7 +11,7 @@ from typing import Final
 from l7policy import labels
 from l7policy.errors import did_you_mean
 from l7policy.model import Operator, Requirement
-from l7policy.reader import Reader, fields
+from l7policy.reader import Fields, Reader, fields
 from l7policy.yamltree import Node
 
 _SELECTOR: Final = fields("matchLabels matchExpressions")
@@ -36,9 +36,9 @@ def requirements(reader: Reader, node: Node, what: str, key_check: KeyCheck) -> 
 
 
 def _match_labels(reader: Reader, node: Node, key_check: KeyCheck) -> set[Requirement]:
-    reader.mapping(node, "matchLabels", fields(" ".join(node.fields)))
     conditions = set()
-    for written, value_node in node.fields.items():
+    any_key = Fields(supported=frozenset(node.fields))
+    for written, value_node in reader.mapping(node, "matchLabels", any_key).items():
         key = reader.attempt(node.keys[written], "matchLabels", partial(key_check, written))
         value = reader.checked(value_node, f"label {written[:80]}", labels.check_value)
         if key is not None and value is not None:

@@ -23,9 +23,9 @@ class Policy(Frozen, frozen=True):
     """Whom it selects, what it allows and denies, and where it was written. Its dialect shows in `kind` only."""
 
     name: str
-    """What people and records call it, unique among the documents loaded: ``shop/frontend`` for a CiliumNetworkPolicy,
-    ``node-baseline`` for a clusterwide one, and ``networkpolicy:shop/frontend`` for a Kubernetes one, because both kinds
-    may use the same name. The same text as `Origin.policy` of its rules."""
+    """What people and records call it, unique among the documents loaded: ``shop/frontend`` for a
+    CiliumNetworkPolicy, ``baseline`` for a clusterwide one, and ``networkpolicy:shop/frontend`` for a Kubernetes one,
+    because both kinds may use the same name. The same text as `Origin.policy` of its rules."""
     namespace: str
     """Empty for a clusterwide policy."""
     kind: str

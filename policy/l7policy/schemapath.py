@@ -44,7 +44,8 @@ def located(words: str, node: "Node", schema: Any) -> PolicyError:
         types = [inner for outer in types for inner in _below(outer, step["name"])]
         node = _child(node, step, got[1] if got and last and not is_key else "")
     if unknown := _UNKNOWN.fullmatch(problem):
-        key = node.keys.get(unknown[1], node)
+        owners = (node, *node.fields.values())  # Below a free-form mapping it is one of the values that has the field.
+        key = next((owner.keys[unknown[1]] for owner in owners if unknown[1] in owner.keys), node)
         names = {
             field.encode_name for outer in types if isinstance(outer, inspect.StructType) for field in outer.fields
         }

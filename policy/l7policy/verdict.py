@@ -47,7 +47,7 @@ class ProxyKind(IntEnum):
 class Reason(IntEnum):
     """Why something was not simply forwarded. One byte in the kernel's event."""
 
-    def __new__(cls, value: int, text: str) -> "Reason":
+    def __new__(cls, value: int, text: str = "") -> "Reason":
         member = int.__new__(cls, value)
         member._value_ = value
         member.text = text

@@ -137,12 +137,12 @@ def parse(path: str, text: str) -> list[Node]:
 def _broken(path: str, text: str, error: yaml.MarkedYAMLError) -> PolicyError:
     mark = error.problem_mark or error.context_mark or _NO_MARK
     problem = ", ".join(filter(None, (error.context, error.problem))) or "unreadable"
-    if error.context_mark is not None and error.context_mark.line != mark.line:
-        problem += f" (it began on line {error.context_mark.line + 1})"
     line, column = mark.line + 1, mark.column + 1
     last = text.count("\n") + 1
     if line > last:  # The scanner is one line past the end of a text without a last newline.
         line, column = last, len(text) - text.rfind("\n")
+    if error.context_mark is not None and error.context_mark.line + 1 != line:
+        problem += f" (it began on line {error.context_mark.line + 1})"
     return PolicyError(path, line, column, f"not YAML: {problem}")
 
 
@@ -200,7 +200,7 @@ class _Builder:
         return node
 
     def _alias(self, event: AliasEvent) -> Node:
-        node = self._anchors.get(event.anchor)
+        node = self._anchors.get(event.anchor or "")
         if node is None:
             inside = any(opened.event.anchor == event.anchor for opened in self._open)
             problem = "is inside of what it names" if inside else "names no anchor before it"
@@ -247,7 +247,8 @@ class _Builder:
         keys: dict[str, Node] = {}
         for key, value in zip(opened.items[::2], opened.items[1::2], strict=True):
             if key.kind is not Kind.TEXT:
-                self.errors.append(key.error(f"a key must be text, not {key.kind}", "quote it"))
+                simple = key.kind not in {Kind.MAPPING, Kind.SEQUENCE}
+                self.errors.append(key.error(f"a key must be text, not {key.kind}", "quote it" if simple else ""))
             elif key.text in keys:
                 first = keys[key.text]
                 self.errors.append(key.error(f"key {key.text[:80]} is repeated; first on line {first.line}"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Follows a message body to its end, one tracker for each way a body can end. Bodies are relayed as they are.
 
-A tracker is fed a buffer and says up to where the bytes belong to the body *and* are known to be right. A chunk-size or
-trailer line is given out only when it is whole, so nothing unchecked is ever relayed; the caller keeps the rest and feeds
-it again with what follows. The lines are bounded, the data is not held at all.
+A tracker is fed a buffer and says up to where the bytes belong to the body *and* are known to be right. A chunk-size
+or trailer line is given out only when it is whole, so nothing unchecked is ever relayed; the caller keeps the rest and
+feeds it again with what follows. The lines are bounded, the data is not held at all.
 
 Strict where servers are known to differ: CRLF only, no blank in a chunk-size line, at most 15 digits (60 bits), no
 control character in an extension, no framing field among the trailers.
@@ -26,7 +26,15 @@ _SIZE_PADDED_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]{1,15}[\t ]*+(?:;[\t -~\x80
 _FIELD: Final = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]++):[\t -~\x80-\xff]*+\r\n")
 _FIELD_BEGUN: Final = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]++(?::[\t -~\x80-\xff]*+)?)?\r?")
 _NEVER_IN_TRAILER: Final = frozenset(
-    {b"host", b"content-length", b"content_length", b"transfer-encoding", b"transfer_encoding", b"connection", b"upgrade"}
+    {
+        b"host",
+        b"content-length",
+        b"content_length",
+        b"transfer-encoding",
+        b"transfer_encoding",
+        b"connection",
+        b"upgrade",
+    }
 )
 
 

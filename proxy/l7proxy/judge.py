@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the proxy needs of policy, and nothing more: the seam between the two.
 
-`l7policy.enforcement.Enforcement` is the judge. It is asked for every request and follows a new revision by itself, so a
-reload reaches a connection that is kept alive with its next request. The proxy never caches what it answers.
+`l7policy.enforcement.Enforcement` is the judge. It is asked for every request and follows a new revision by itself, so
+a reload reaches a connection that is kept alive with its next request. The proxy never caches what it answers.
 """
 
 from collections.abc import Iterable
@@ -48,6 +48,11 @@ class Decision(Protocol):
 
     @property
     def direction(self) -> Direction: ...
+
+    @property
+    def endpoint(self) -> int:
+        """The workload whose policy decided."""
+        ...
 
 
 class FlowPolicy(Protocol):

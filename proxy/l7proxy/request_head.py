@@ -22,9 +22,9 @@ to disagree, and the canonical form answers each by leaving the disagreement out
    gateways fold into these (``Content_Length``) are refused. Without either there is no body, for any method, which is
    what RFC 9112 §6.3 says and what servers do for requests.
 
-4. *Whose request is it?* The target is in origin form: it begins with a slash and has no blank, so that the request line
-   has exactly two. It is spelt in the one way that normalisation does not change (`request_path`). There is exactly one
-   Host, and it is a plain name or address with an optional port, so that no server finds another authority in it.
+4. *Whose request is it?* The target is in origin form: it begins with a slash and has no blank, so that the request
+   line has exactly two. It is spelt in the one way that normalisation does not change (`request_path`). There is one
+   Host, a plain name or address with an optional port, so that no server finds another authority in it.
 
 From the character classes follows more. The expression is anchored at both ends, and no line of it can be empty, so the
 match ends at the first CRLF CRLF of the buffer: that the head ends there is not a result of parsing but of a search for
@@ -58,7 +58,7 @@ _HEAD: Final = re.compile(
 _SPECIAL: Final = re.compile(
     rb"(?i)\n(host|content[-_]length|transfer[-_]encoding|connection|upgrade|expect):[\t ]*([^\r]*)"
 )
-"""The fields that decide what a message is. A head with one of the last two, or of an odd spelling, is not canonical."""
+"""The fields that decide what a message is. A head with one of the last two, or of odd spelling, is not canonical."""
 
 _HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 

@@ -24,7 +24,7 @@ _FAULTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"%(?:2[fF]|5[cC])"), "encoded slash or backslash in path"),
     (re.compile(rb"%(?:[01][0-9A-Fa-f]|7[fF])"), "encoded control character in path"),
     # Unreserved characters, of which the dot is one: decoding them changes the spelling and not the meaning.
-    (re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9A-Fa-f]|5[0-9aAfF]|6[1-9A-Fa-f]|7[0-9aAeE])"), "needlessly encoded character"),
+    (re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9A-Fa-f]|5[0-9aAfF]|6[1-9A-Fa-f]|7[0-9aAeE])"), "needless encoding in path"),
 )
 
 

@@ -2,9 +2,9 @@
 """Reads a response head: the usual form by one expression and relayed as it is, the rest through h11 and written anew.
 
 Responses are not judged, but where one ends decides what the next bytes of the server are, and whether it switched
-protocols. So the framing is held to the same rules as a request's, while what servers really do is let pass: bytes above
-127, a missing reason, Content-Length given twice with one value. What h11 understood (a bare LF, a folded line) is
-written anew, so the client never has to guess.
+protocols. So the framing is held to the same rules as a request's, while what servers really do is let pass: bytes
+above 127, a missing reason, Content-Length given twice with one value. What h11 understood (a bare LF, a folded line)
+is written anew, so the client never has to guess.
 
 Failure verdict: 502, UPSTREAM_MALFORMED.
 """
@@ -48,9 +48,9 @@ def parse(buffer: bytes, seen: int = 0, limit: int = MAX_RESPONSE_HEAD) -> Respo
     return _rewritten(buffer[: end.end()])
 
 
-def framing(head: ResponseHead, method: str) -> int:
+def framing(head: ResponseHead, method: bytes) -> int:
     """How the body of the response to a request of this method ends (RFC 9112 §6.3)."""
-    if method == "HEAD" or head.status in (204, 304) or head.status < 200:
+    if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
         return NO_BODY
     return head.framing
 

@@ -8,8 +8,8 @@ one blank after the colon, a plain decimal length, ``chunked`` in lower case.
 - *Absolute form* (a client that believes it talks to a forward proxy) stays in absolute form, for the server may be
   one; its authority must be that of Host. The path is what is judged.
 - *CONNECT* is judged with its target as path; Host, if sent, must be the same.
-- *Upgrade* is relayed if it names one protocol that is not HTTP again: after the 101 the bytes are opaque. An offer to go
-  on in another HTTP (``h2c``, ``HTTP/2.0``) or in TLS would carry requests past the rules. It is taken out together
+- *Upgrade* is relayed if it names one protocol that is not HTTP again: after the 101 the bytes are opaque. An offer to
+  go on in another HTTP (``h2c``, ``HTTP/2.0``) or in TLS would carry requests past the rules. It is taken out together
   with HTTP2-Settings: a server is free to ignore an offer (RFC 9110 §7.8), so the client gets its answer in HTTP/1.1.
 
 Failure verdict: 400, HTTP_MALFORMED.

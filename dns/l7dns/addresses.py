@@ -6,7 +6,7 @@ import socket
 
 def address_text(address: bytes) -> str:
     """``192.0.2.1`` or ``2001:db8::1``."""
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)  # noqa: PLR2004
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
 def address_bytes(address: str) -> bytes:

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the pinned programs where packets pass, and replaces them there with no packet in between.
+
+By pinned TCX links where the kernel has them (6.6), else by clsact filters with a fixed priority and handle. All of it
+is idempotent: attaching again means replacing. Interfaces are those of the calling thread's network namespace. Failure
+verdict: `DatapathError`; what was attached before stays attached. For detach, an interface that is gone is no error.
+
+Our programs go first on a hook: another one before them could pass a packet that they have not judged.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from l7bpf import libbpf
+from l7bpf.errors import DatapathError
+
+Mode = Literal["auto", "tcx", "tc"]
+
+_INGRESS, _EGRESS = libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS
+_PARENTS = {_INGRESS: 0xFFFFFFF2, _EGRESS: 0xFFFFFFF3}
+_CLSACT = 0xFFFF0000
+_ETH_P_ALL = 3
+_PRIORITY = 1
+_HANDLE = 1
+_GONE = {errno.ENODEV, errno.ENOENT, errno.ENOLINK, errno.EINVAL}
+
+_ENDPOINT = (("from_endpoint", _INGRESS), ("to_endpoint", _EGRESS))
+_UPLINK = (("from_uplink", _INGRESS), ("to_uplink", _EGRESS))
+
+
+class Attacher:
+    """Attaches the programs pinned below `pins`."""
+
+    def __init__(self, pins: Path, mode: Mode = "auto") -> None:
+        self._pins = pins
+        self._links = pins / "links"
+        self.mode: Literal["tcx", "tc"] = "tc" if mode == "tc" or (mode == "auto" and not has_tcx()) else "tcx"
+
+    def attach_endpoint(self, ifindex: int, endpoint_id: int) -> None:
+        """Both directions of the node's end of a workload's veth. Do it before the link is up."""
+        self._attach(_ENDPOINT, ifindex, f"endpoint_{endpoint_id}")
+
+    def detach_endpoint(self, ifindex: int, endpoint_id: int) -> None:
+        """Lets the interface pass everything again, if it is still there."""
+        self._detach(_ENDPOINT, ifindex, f"endpoint_{endpoint_id}")
+
+    def attach_uplink(self, ifindex: int) -> None:
+        """Both directions of an interface to other machines."""
+        self._attach(_UPLINK, ifindex, f"uplink_{ifindex}")
+
+    def detach_uplink(self, ifindex: int) -> None:
+        self._detach(_UPLINK, ifindex, f"uplink_{ifindex}")
+
+    def attach_steer(self, netns_fd: int | None = None) -> None:
+        """The socket lookup of a network namespace: the given one, or the calling thread's."""
+        pin = self._links / "steer"
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC) if netns_fd is None else -1
+        target = own if netns_fd is None else netns_fd
+        try:
+            with self._program("steer") as program:
+                if not self._update_link(pin, program, os.fstat(target).st_ino):
+                    self._create_link(pin, program, target, libbpf.BPF_SK_LOOKUP, 0)
+        except OSError as error:
+            raise DatapathError(f"the socket lookup program cannot be attached: {error.strerror}") from error
+        finally:
+            if own >= 0:
+                os.close(own)
+
+    def detach_steer(self) -> None:
+        self._remove_link(self._links / "steer")
+
+    def links(self) -> list[str]:
+        """Names of the pinned links: ``endpoint_7_from``, ``uplink_2_to``, ``steer``."""
+        return sorted(path.name for path in self._links.iterdir()) if self._links.is_dir() else []
+
+    def _attach(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> None:
+        # Egress first: what may come in without its answer being judged is less than the reverse.
+        for program_name, hook in reversed(programs):
+            pin = self._links / f"{name}_{program_name.split('_')[0]}"
+            try:
+                with self._program(program_name) as program:
+                    if self.mode == "tcx":
+                        if not self._update_link(pin, program, ifindex):
+                            self._create_link(pin, program, ifindex, hook, libbpf.BPF_F_BEFORE)
+                        _remove_filter(ifindex, hook, program_name)
+                    else:
+                        _replace_filter(ifindex, hook, program_name, program)
+                        self._remove_link(pin)
+            except OSError as error:
+                raise DatapathError(
+                    f"{program_name} cannot be attached to interface {ifindex}: {error.strerror}"
+                ) from error
+            except NetlinkError as error:
+                raise DatapathError(f"{program_name} cannot be attached to interface {ifindex}: {error}") from error
+
+    def _detach(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> None:
+        for program_name, hook in programs:
+            self._remove_link(self._links / f"{name}_{program_name.split('_')[0]}")
+            _remove_filter(ifindex, hook, program_name)
+
+    @contextmanager
+    def _program(self, name: str) -> Iterator[int]:
+        path = self._pins / "programs" / name
+        try:
+            fd = libbpf.obj_get(path)
+        except OSError as error:
+            raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _update_link(self, pin: Path, program: int, target: int) -> bool:
+        """Replaces the program of the pinned link; False if there is none, or it no longer holds `target`."""
+        try:
+            link = libbpf.obj_get(pin)
+        except FileNotFoundError:
+            return False
+        try:
+            if libbpf.link_info(link).target != target:
+                return False
+            libbpf.link_update(link, program)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return False
+        else:
+            return True
+        finally:
+            os.close(link)
+
+    def _create_link(self, pin: Path, program: int, target: int, attach_type: int, flags: int) -> None:
+        """Attaches, and pins under a name of its own first, so that no moment is without one of the two."""
+        link = libbpf.link_create(program, target, attach_type, flags)
+        try:
+            self._links.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary = pin.with_name(f"{pin.name}_{os.getpid()}")
+            temporary.unlink(missing_ok=True)
+            libbpf.obj_pin(link, temporary)
+            temporary.rename(pin)
+        finally:
+            os.close(link)
+
+    def _remove_link(self, pin: Path) -> None:
+        try:
+            link = libbpf.obj_get(pin)
+        except FileNotFoundError:
+            return
+        try:
+            libbpf.link_detach(link)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+        finally:
+            os.close(link)
+            pin.unlink(missing_ok=True)
+
+
+def has_tcx() -> bool:
+    """Whether the kernel has TCX links: a bad program is refused with EBADF, an unknown attach type with EINVAL."""
+    try:
+        os.close(libbpf.link_create(-1, 1, _INGRESS))
+    except OSError as error:
+        return error.errno == errno.EBADF
+    return True
+
+
+def _replace_filter(ifindex: int, hook: int, name: str, program: int) -> None:
+    with IPRoute() as netlink:
+        try:
+            netlink.tc("add", "clsact", ifindex)
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+        netlink.tc(
+            "replace-filter",
+            "bpf",
+            index=ifindex,
+            handle=_HANDLE,
+            parent=_PARENTS[hook],
+            prio=_PRIORITY,
+            protocol=_ETH_P_ALL,
+            fd=program,
+            name=name,
+            direct_action=True,
+        )
+
+
+def _filters(netlink: IPRoute, ifindex: int, hook: int) -> list[str]:
+    """Names of the BPF filters on a hook, empty for a filter of another kind."""
+    found = []
+    for message in netlink.get_filters(index=ifindex, parent=_PARENTS[hook]):
+        if message.get("handle"):
+            options = message.get_attr("TCA_OPTIONS")
+            found.append(str(options.get_attr("TCA_BPF_NAME") or "") if options is not None else "")
+    return found
+
+
+def _remove_filter(ifindex: int, hook: int, name: str) -> None:
+    """Removes our filter if it is there, and the clsact qdisc when nothing else uses it."""
+    with IPRoute() as netlink:
+        try:
+            if name not in _filters(netlink, ifindex, hook):
+                return
+            netlink.tc(
+                "del-filter",
+                "bpf",
+                index=ifindex,
+                handle=_HANDLE,
+                parent=_PARENTS[hook],
+                prio=_PRIORITY,
+                protocol=_ETH_P_ALL,
+            )
+            if not any(_filters(netlink, ifindex, other) for other in _PARENTS):
+                netlink.tc("del", "clsact", ifindex)
+        except NetlinkError as error:
+            if error.code not in _GONE:
+                raise

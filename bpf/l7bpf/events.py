@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropped packets, as the datapath reports them.
+
+Wait for `fileno()` to be readable, then `drain()`. One reader per datapath: two would share the records between them.
+Never waits; what did not fit the ring is counted in `metrics` row METRIC_EVENTS_LOST.
+"""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from l7bpf import libbpf
+from l7bpf.errors import DatapathError
+from l7bpf.layouts import Event
+
+
+class EventReader:
+    """The reading end of the ring of events."""
+
+    def __init__(self, pins: Path) -> None:
+        path = pins / "maps/events"
+        try:
+            fd = libbpf.obj_get(path)
+        except OSError as error:
+            raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error
+        try:
+            self._ring = libbpf.RingBuffer(fd)  # maps the memory: the descriptor is not needed further
+        except OSError as error:
+            raise DatapathError(f"{path}: the ring buffer cannot be read: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def fileno(self) -> int:
+        """For select, epoll or `loop.add_reader`."""
+        return self._ring.fileno()
+
+    def drain(self, limit: int = 4096) -> list[Event]:
+        """What is there now, oldest first, at most `limit`. Ask again while it returns that many."""
+        return [Event.unpack(record) for record in self._ring.consume(limit)]
+
+    def close(self) -> None:
+        self._ring.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python twins of the structs in bpf/programs/maps.h, and the shapes of the kernel's tables.
+
+Pure bytes: nothing here opens anything. Integers are the machine's, addresses and ports big-endian as on the wire.
+A value that does not fit its field raises (`struct.error`, `ValueError`): that is a bug of the caller.
+tests/bpf/test_layouts.py holds these equal to what the C compiler says.
+"""
+
+import ipaddress
+import socket
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol, Self
+
+LAYOUT: Final = "v1"
+"""Last part of the pins' path. Raised whenever a struct or a table changes its shape."""
+
+ENFORCE_EGRESS: Final = 1
+ENFORCE_INGRESS: Final = 2
+
+ALLOW: Final = 0
+DENY: Final = 1
+REDIRECT: Final = 2
+
+CONNTRACK_LOCAL: Final = 1
+CONNTRACK_FROM_NODE: Final = 2
+CONNTRACK_DENIED: Final = 4
+
+METRIC_FORWARDED: Final = 0
+METRIC_REDIRECTED: Final = 254
+METRIC_EVENTS_LOST: Final = 255
+
+LISTENER_SLOTS: Final = 8
+FQDN_SELECTORS: Final = 30
+
+MARK_MASK: Final = 0xF00
+MARK_TO_PROXY: Final = 0x200
+MARK_TO_CLIENT: Final = 0xA00
+MARK_TO_SERVER: Final = 0xB00
+
+_V4_HEAD = bytes(12)
+_POLICY_PREFIX = 32 + 32 + 8
+_PORT = struct.Struct(">H")
+
+
+class Layout(Protocol):
+    """A row or key of a table."""
+
+    def pack(self) -> bytes: ...
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self: ...
+
+
+def pack_address(address: str) -> tuple[int, bytes]:
+    """Family (4 or 6) and 16 bytes."""
+    if ":" in address:
+        return 6, socket.inet_pton(socket.AF_INET6, address)
+    return 4, _V4_HEAD + socket.inet_pton(socket.AF_INET, address)
+
+
+def unpack_address(family: int, data: bytes) -> str:
+    """The address in its usual form; empty for a packet whose addresses could not be read."""
+    if family == 6:
+        return socket.inet_ntop(socket.AF_INET6, data)
+    return socket.inet_ntop(socket.AF_INET, data[12:]) if family == 4 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class U32:
+    """A bare number, as a key or a row."""
+
+    value: int
+    LAYOUT: ClassVar = struct.Struct("=I")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.value)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """struct endpoint."""
+
+    policy_id: int
+    identity: int
+    ifindex: int
+    flags: int
+    """ENFORCE_EGRESS | ENFORCE_INGRESS"""
+    LAYOUT: ClassVar = struct.Struct("=4I")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.policy_id, self.identity, self.ifindex, self.flags)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class AddressKey:
+    """struct address_key."""
+
+    address: str
+    LAYOUT: ClassVar = struct.Struct("=I16s")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(*pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(unpack_address(*cls.LAYOUT.unpack(data)))
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheKey:
+    """struct ipcache_key: a prefix (``192.0.2.0/24``) or an address."""
+
+    prefix: str
+    LAYOUT: ClassVar = struct.Struct("=II16s")
+
+    def pack(self) -> bytes:
+        address, _, length = self.prefix.partition("/")
+        family, data = pack_address(address)
+        most = 128 if family == 6 else 32
+        bits = int(length) if length else most
+        if not 0 <= bits <= most:
+            raise ValueError(f"{self.prefix}: no such prefix length")
+        return self.LAYOUT.pack(32 + bits + (128 - most), family, data)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        prefixlen, family, address = cls.LAYOUT.unpack(data)
+        bits = prefixlen - 32 - (96 if family == 4 else 0)
+        network = ipaddress.ip_network((unpack_address(family, address), bits), strict=False)
+        return cls(str(network))
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheEntry:
+    """struct ipcache_entry."""
+
+    identity: int
+    flags: int = 0
+    LAYOUT: ClassVar = struct.Struct("=II")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.identity, self.flags)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyKey:
+    """struct policy_key. `port_bits` first bits of `port` count: 0 any port, 16 exactly this one.
+
+    Protocol 0 is any protocol, and then no bit of the port counts.
+    """
+
+    policy_id: int
+    identity: int
+    direction: int
+    protocol: int = 0
+    port: int = 0
+    port_bits: int = 0
+    LAYOUT: ClassVar = struct.Struct("=IIIBB2s")
+
+    def pack(self) -> bytes:
+        if not 0 <= self.port_bits <= 16 or (self.port_bits and not self.protocol):
+            raise ValueError(f"{self}: port_bits must be 0–16, and 0 without a protocol")
+        port = self.port & ((0xFFFF << (16 - self.port_bits)) & 0xFFFF)
+        prefixlen = _POLICY_PREFIX + (8 + self.port_bits if self.protocol else 0)
+        return self.LAYOUT.pack(
+            prefixlen, self.policy_id, self.identity, self.direction, self.protocol, _PORT.pack(port)
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        prefixlen, policy_id, identity, direction, protocol, port = cls.LAYOUT.unpack(data)
+        bits = max(0, prefixlen - _POLICY_PREFIX - 8)
+        return cls(policy_id, identity, direction, protocol, _PORT.unpack(port)[0], bits)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """struct policy_entry. The counters are the kernel's: an update sets them to what it holds."""
+
+    verdict: int
+    """ALLOW, DENY or REDIRECT"""
+    proxy: int = 0
+    precedence: int = 0
+    cookie: int = 0
+    packets: int = 0
+    bytes: int = 0
+    LAYOUT: ClassVar = struct.Struct("=QQQIBB2x")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.cookie, self.packets, self.bytes, self.precedence, self.verdict, self.proxy)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        cookie, packets, size, precedence, verdict, proxy = cls.LAYOUT.unpack(data)
+        return cls(verdict, proxy, precedence, cookie, packets, size)
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackKey:
+    """struct conntrack_key: the tuple of the side that began. Of ICMP echo the source port is the id."""
+
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    protocol: int
+    LAYOUT: ClassVar = struct.Struct("=16s16s2s2sBB2x")
+
+    def pack(self) -> bytes:
+        family, source = pack_address(self.source)
+        _, destination = pack_address(self.destination)
+        return self.LAYOUT.pack(
+            source, destination, _PORT.pack(self.source_port), _PORT.pack(self.destination_port), self.protocol, family
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        source, destination, source_port, destination_port, protocol, family = cls.LAYOUT.unpack(data)
+        return cls(
+            unpack_address(family, source),
+            unpack_address(family, destination),
+            _PORT.unpack(source_port)[0],
+            _PORT.unpack(destination_port)[0],
+            protocol,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackEntry:
+    """struct conntrack_entry."""
+
+    last_seen_ns: int
+    """CLOCK_MONOTONIC_COARSE"""
+    packets: int
+    bytes: int
+    revision: int
+    proxy: int
+    upstream: int
+    flags: int
+    """CONNTRACK_LOCAL | CONNTRACK_FROM_NODE | CONNTRACK_DENIED"""
+    LAYOUT: ClassVar = struct.Struct("=QQQIBBH")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.last_seen_ns, self.packets, self.bytes, self.revision, self.proxy, self.upstream, self.flags
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """struct config."""
+
+    revision: int
+    LAYOUT: ClassVar = struct.Struct("=I12x")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.revision)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class FqdnIdentity:
+    """struct fqdn_identity. `selectors` are `l7bpf.maps.hash64` of the selectors' labels, at most FQDN_SELECTORS."""
+
+    base_identity: int
+    selectors: tuple[int, ...]
+    LAYOUT: ClassVar = struct.Struct(f"=II{FQDN_SELECTORS}Q")
+
+    def pack(self) -> bytes:
+        count = len(self.selectors)
+        if count > FQDN_SELECTORS:
+            raise ValueError(f"an identity holds {FQDN_SELECTORS} selectors, not {count}")
+        return self.LAYOUT.pack(self.base_identity, count, *self.selectors, *(0,) * (FQDN_SELECTORS - count))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        base, count, *selectors = cls.LAYOUT.unpack(data)
+        return cls(base, tuple(selectors[:count]))
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerKey:
+    """struct listener_key."""
+
+    proxy: int
+    family: int
+    """4 or 6"""
+    protocol: int
+    slot: int = 0
+    LAYOUT: ClassVar = struct.Struct("=4B")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.proxy, self.family, self.protocol, self.slot)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """struct metric."""
+
+    packets: int
+    bytes: int
+    LAYOUT: ClassVar = struct.Struct("=QQ")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.packets, self.bytes)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*cls.LAYOUT.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """struct event: one dropped packet."""
+
+    time_ns: int
+    """CLOCK_BOOTTIME"""
+    cookie: int
+    endpoint_id: int
+    source_identity: int
+    destination_identity: int
+    policy_id: int
+    revision: int
+    length: int
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    """Of ICMP: the type."""
+    protocol: int
+    family: int
+    direction: int
+    verdict: int
+    reason: int
+    LAYOUT: ClassVar = struct.Struct("=QQ6I16s16s2s2s5B7x")
+
+    def pack(self) -> bytes:
+        source = pack_address(self.source)[1] if self.source else bytes(16)
+        destination = pack_address(self.destination)[1] if self.destination else bytes(16)
+        return self.LAYOUT.pack(
+            self.time_ns,
+            self.cookie,
+            self.endpoint_id,
+            self.source_identity,
+            self.destination_identity,
+            self.policy_id,
+            self.revision,
+            self.length,
+            source,
+            destination,
+            _PORT.pack(self.source_port),
+            _PORT.pack(self.destination_port),
+            self.protocol,
+            self.family,
+            self.direction,
+            self.verdict,
+            self.reason,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        fields = list(cls.LAYOUT.unpack(data[: cls.LAYOUT.size]))
+        family = fields[13]
+        fields[8] = unpack_address(family, fields[8])
+        fields[9] = unpack_address(family, fields[9])
+        fields[10] = _PORT.unpack(fields[10])[0]
+        fields[11] = _PORT.unpack(fields[11])[0]
+        return cls(*fields)
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """Shape of one table; `type` is the kernel's enum bpf_map_type."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    size_macro: str = ""
+
+
+def _spec(name: str, kind: int, key: struct.Struct, value: struct.Struct | int, size_macro: str = "") -> MapSpec:
+    return MapSpec(name, kind, key.size, value if isinstance(value, int) else value.size, size_macro)
+
+
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _SOCKHASH, _RINGBUF = 1, 2, 6, 9, 11, 18, 27
+
+MAPS: Final = {
+    spec.name: spec
+    for spec in (
+        _spec("endpoints", _HASH, U32.LAYOUT, Endpoint.LAYOUT, "MAX_ENDPOINTS"),
+        _spec("endpoint_by_ifindex", _HASH, U32.LAYOUT, U32.LAYOUT, "MAX_ENDPOINTS"),
+        _spec("endpoint_by_address", _HASH, AddressKey.LAYOUT, U32.LAYOUT, "MAX_ENDPOINT_ADDRESSES"),
+        _spec("ipcache", _LPM_TRIE, IpcacheKey.LAYOUT, IpcacheEntry.LAYOUT, "MAX_IPCACHE"),
+        _spec("policy", _LPM_TRIE, PolicyKey.LAYOUT, PolicyEntry.LAYOUT, "MAX_POLICY"),
+        _spec("conntrack", _LRU_HASH, ConntrackKey.LAYOUT, ConntrackEntry.LAYOUT, "MAX_CONNTRACK"),
+        _spec("config", _ARRAY, U32.LAYOUT, Config.LAYOUT),
+        _spec("fqdn_identities", _HASH, U32.LAYOUT, FqdnIdentity.LAYOUT, "MAX_FQDN_IDENTITIES"),
+        _spec("listeners", _SOCKHASH, ListenerKey.LAYOUT, 8),
+        _spec("metrics", _PERCPU_ARRAY, U32.LAYOUT, Metric.LAYOUT),
+        MapSpec("events", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
+    )
+}

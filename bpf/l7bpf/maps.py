@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's tables, typed: keys and rows are the dataclasses of `l7bpf.layouts`.
+
+Each operation is one system call and takes effect for the next packet. Nothing is cached, so that several processes may
+share a table. Failure verdict: `MapFull` when there is no room, `DatapathError` when a table is not there; any other
+refusal of the kernel is an `OSError`. The entry that was there before stays.
+"""
+
+import errno
+import hashlib
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+from l7bpf import libbpf
+from l7bpf.errors import DatapathError, MapFull
+from l7bpf.layouts import (
+    MAPS,
+    U32,
+    AddressKey,
+    Config,
+    ConntrackEntry,
+    ConntrackKey,
+    Endpoint,
+    FqdnIdentity,
+    IpcacheEntry,
+    IpcacheKey,
+    Layout,
+    ListenerKey,
+    MapSpec,
+    Metric,
+    PolicyEntry,
+    PolicyKey,
+)
+
+K = TypeVar("K", bound=Layout)
+V = TypeVar("V", bound=Layout)
+
+_BATCH = 1024
+
+
+def hash64(label: str) -> int:
+    """A selector's name in the kernel: `FqdnPeer.label`, hashed."""
+    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
+
+
+class _Pinned:
+    """A table opened by its name below the pins."""
+
+    name: str
+
+    def __init__(self, pins: Path) -> None:
+        self.spec: MapSpec = MAPS[self.name]
+        path = pins / "maps" / self.name
+        try:
+            self.fd = libbpf.obj_get(path)
+        except OSError as error:
+            raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error
+        info = libbpf.map_info(self.fd)
+        if (info.key_size, info.value_size) != (self.spec.key_size, self.spec.value_size):
+            self.close()
+            raise DatapathError(f"{path} has another layout: it belongs to another version")
+        self.capacity = info.max_entries
+
+    def close(self) -> None:
+        """Lets the descriptor go; the table stays."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _write(self, key: bytes, value: bytes) -> None:
+        try:
+            libbpf.update(self.fd, key, value)
+        except OSError as error:
+            if error.errno in {errno.E2BIG, errno.ENOSPC, errno.ENOMEM}:
+                raise MapFull(self.name, self.capacity) from error
+            raise
+
+    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every entry, some twice or not at all if others write meanwhile."""
+        position: bytes | None = None
+        limit = min(_BATCH, self.capacity)
+        while True:
+            try:
+                position, rows = libbpf.lookup_batch(self.fd, position, self.spec.key_size, self.spec.value_size, limit)
+            except OSError as error:
+                if error.errno != errno.ENOSPC or limit >= self.capacity:
+                    raise
+                limit = min(limit * 4, self.capacity)  # one bucket holds more than we asked for
+                continue
+            yield from rows
+            if position is None:
+                return
+
+    def __len__(self) -> int:
+        """Counts by reading them all: for status pages, not for hot paths."""
+        return sum(1 for _ in self._rows())
+
+
+class Table(_Pinned, Generic[K, V]):
+    """A table of plain rows."""
+
+    key: type[K]
+    row: type[V]
+
+    def get(self, key: K) -> V | None:
+        """The row, or None. In a trie: of the longest prefix that covers the key."""
+        data = libbpf.lookup(self.fd, key.pack(), self.spec.value_size)
+        return None if data is None else self.row.unpack(data)
+
+    def update(self, key: K, row: V) -> None:
+        """Writes the row, new or over the old one."""
+        self._write(key.pack(), row.pack())
+
+    def delete(self, key: K) -> bool:
+        """Removes the row; False if there was none."""
+        return libbpf.delete(self.fd, key.pack())
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Every row."""
+        for key, value in self._rows():
+            yield self.key.unpack(key), self.row.unpack(value)
+
+
+class _Numbers(_Pinned):
+    """Tables from something to an endpoint's id."""
+
+    def _get(self, key: bytes) -> int | None:
+        data = libbpf.lookup(self.fd, key, 4)
+        return None if data is None else U32.unpack(data).value
+
+
+class Endpoints(_Pinned):
+    """endpoint id → Endpoint. One write flips an endpoint to another policy."""
+
+    name = "endpoints"
+
+    def get(self, endpoint_id: int) -> Endpoint | None:
+        data = libbpf.lookup(self.fd, U32(endpoint_id).pack(), self.spec.value_size)
+        return None if data is None else Endpoint.unpack(data)
+
+    def update(self, endpoint_id: int, row: Endpoint) -> None:
+        if not endpoint_id:
+            raise ValueError("an endpoint's id is not 0: the datapath reads 0 as none")
+        self._write(U32(endpoint_id).pack(), row.pack())
+
+    def delete(self, endpoint_id: int) -> bool:
+        return libbpf.delete(self.fd, U32(endpoint_id).pack())
+
+    def items(self) -> Iterator[tuple[int, Endpoint]]:
+        for key, value in self._rows():
+            yield U32.unpack(key).value, Endpoint.unpack(value)
+
+
+class EndpointByIfindex(_Numbers):
+    """Index of the node's end of the veth → endpoint id."""
+
+    name = "endpoint_by_ifindex"
+
+    def get(self, ifindex: int) -> int | None:
+        return self._get(U32(ifindex).pack())
+
+    def update(self, ifindex: int, endpoint_id: int) -> None:
+        self._write(U32(ifindex).pack(), U32(endpoint_id).pack())
+
+    def delete(self, ifindex: int) -> bool:
+        return libbpf.delete(self.fd, U32(ifindex).pack())
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        for key, value in self._rows():
+            yield U32.unpack(key).value, U32.unpack(value).value
+
+
+class EndpointByAddress(_Numbers):
+    """Address of a workload → endpoint id."""
+
+    name = "endpoint_by_address"
+
+    def get(self, address: str) -> int | None:
+        return self._get(AddressKey(address).pack())
+
+    def update(self, address: str, endpoint_id: int) -> None:
+        self._write(AddressKey(address).pack(), U32(endpoint_id).pack())
+
+    def delete(self, address: str) -> bool:
+        return libbpf.delete(self.fd, AddressKey(address).pack())
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        for key, value in self._rows():
+            yield AddressKey.unpack(key).address, U32.unpack(value).value
+
+
+class Ipcache(_Pinned):
+    """Prefix → identity. `get` finds the longest prefix that covers an address."""
+
+    name = "ipcache"
+
+    def get(self, prefix: str) -> IpcacheEntry | None:
+        data = libbpf.lookup(self.fd, IpcacheKey(prefix).pack(), self.spec.value_size)
+        return None if data is None else IpcacheEntry.unpack(data)
+
+    def update(self, prefix: str, row: IpcacheEntry) -> None:
+        self._write(IpcacheKey(prefix).pack(), row.pack())
+
+    def delete(self, prefix: str) -> bool:
+        return libbpf.delete(self.fd, IpcacheKey(prefix).pack())
+
+    def items(self) -> Iterator[tuple[str, IpcacheEntry]]:
+        for key, value in self._rows():
+            yield IpcacheKey.unpack(key).prefix, IpcacheEntry.unpack(value)
+
+
+class PolicyMap(Table[PolicyKey, PolicyEntry]):
+    """Verdicts of every policy id."""
+
+    name = "policy"
+    key = PolicyKey
+    row = PolicyEntry
+
+
+class Conntrack(Table[ConntrackKey, ConntrackEntry]):
+    """Flows that were judged. The kernel evicts the least recently used."""
+
+    name = "conntrack"
+    key = ConntrackKey
+    row = ConntrackEntry
+
+
+class FqdnIdentities(_Pinned):
+    """Identity that the DNS process made → its base identity and selectors."""
+
+    name = "fqdn_identities"
+
+    def get(self, identity: int) -> FqdnIdentity | None:
+        data = libbpf.lookup(self.fd, U32(identity).pack(), self.spec.value_size)
+        return None if data is None else FqdnIdentity.unpack(data)
+
+    def update(self, identity: int, row: FqdnIdentity) -> None:
+        self._write(U32(identity).pack(), row.pack())
+
+    def delete(self, identity: int) -> bool:
+        return libbpf.delete(self.fd, U32(identity).pack())
+
+    def items(self) -> Iterator[tuple[int, FqdnIdentity]]:
+        for key, value in self._rows():
+            yield U32.unpack(key).value, FqdnIdentity.unpack(value)
+
+
+class ConfigMap(_Pinned):
+    """The revision that new verdicts are dated with. Reading it is a memory access."""
+
+    name = "config"
+    _KEY = U32(0).pack()
+
+    def __init__(self, pins: Path) -> None:
+        super().__init__(pins)
+        self._page = mmap.mmap(self.fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        self._words = memoryview(self._page).cast("I")
+
+    @property
+    def revision(self) -> int:
+        return self._words[0]
+
+    def update(self, revision: int) -> None:
+        """Every flow judged under another revision is judged again at its next packet."""
+        self._write(self._KEY, Config(revision).pack())
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self._words.release()
+            self._page.close()
+        super().close()
+
+
+class Listeners(_Pinned):
+    """Where the proxies listen. A socket that is closed leaves by itself."""
+
+    name = "listeners"
+
+    def update(self, key: ListenerKey, socket_fd: int) -> None:
+        """Registers a listening TCP or bound UDP socket."""
+        self._write(key.pack(), socket_fd.to_bytes(8, "little" if os.sys.byteorder == "little" else "big"))
+
+    def get(self, key: ListenerKey) -> int | None:
+        """The socket's cookie, or None."""
+        data = libbpf.lookup(self.fd, key.pack(), 8)
+        return None if data is None else int.from_bytes(data, os.sys.byteorder)
+
+    def delete(self, key: ListenerKey) -> bool:
+        return libbpf.delete(self.fd, key.pack())
+
+    def items(self) -> Iterator[tuple[ListenerKey, int]]:
+        """Live listeners and their sockets' cookies."""
+        for key, value in self._rows():
+            yield ListenerKey.unpack(key), int.from_bytes(value, os.sys.byteorder)
+
+    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """This kind of table has no batch read."""
+        seen: set[bytes] = set()
+        key = libbpf.next_key(self.fd, None, self.spec.key_size)
+        while key is not None and key not in seen:
+            seen.add(key)
+            value = libbpf.lookup(self.fd, key, 8)
+            if value is not None:
+                yield key, value
+            key = libbpf.next_key(self.fd, key, self.spec.key_size)
+
+
+class Metrics(_Pinned):
+    """Packets and bytes by reason (layouts.METRIC_… for the rows that are none), summed over the processors."""
+
+    name = "metrics"
+
+    def get(self, row: int) -> Metric:
+        size = self.spec.value_size
+        data = libbpf.lookup(self.fd, U32(row).pack(), size * libbpf.possible_cpus())
+        if data is None:
+            raise KeyError(row)
+        values = [Metric.unpack(data[i : i + size]) for i in range(0, len(data), size)]
+        return Metric(sum(value.packets for value in values), sum(value.bytes for value in values))
+
+    def items(self) -> Iterator[tuple[int, Metric]]:
+        """Rows that counted anything."""
+        for row in range(self.capacity):
+            metric = self.get(row)
+            if metric.packets:
+                yield row, metric
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """All tables of one datapath."""
+
+    endpoints: Endpoints
+    endpoint_by_ifindex: EndpointByIfindex
+    endpoint_by_address: EndpointByAddress
+    ipcache: Ipcache
+    policy: PolicyMap
+    conntrack: Conntrack
+    config: ConfigMap
+    fqdn_identities: FqdnIdentities
+    listeners: Listeners
+    metrics: Metrics
+
+    @classmethod
+    def open(cls, pins: Path) -> Self:
+        """Opens every table pinned below `pins`; all or none."""
+        opened: list[_Pinned] = []
+        try:
+            for kind in (
+                Endpoints,
+                EndpointByIfindex,
+                EndpointByAddress,
+                Ipcache,
+                PolicyMap,
+                Conntrack,
+                ConfigMap,
+                FqdnIdentities,
+                Listeners,
+                Metrics,
+            ):
+                opened.append(kind(pins))
+        except BaseException:
+            for table in opened:
+                table.close()
+            raise
+        return cls(*opened)  # type: ignore[arg-type]
+
+    def all(self) -> tuple[_Pinned, ...]:
+        return (
+            self.endpoints,
+            self.endpoint_by_ifindex,
+            self.endpoint_by_address,
+            self.ipcache,
+            self.policy,
+            self.conntrack,
+            self.config,
+            self.fqdn_identities,
+            self.listeners,
+            self.metrics,
+        )
+
+    def close(self) -> None:
+        for table in self.all():
+            table.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`l7ctl status`: is it enforcing, with what, and is anything lost?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from l7ctl import tables
+from l7ctl.output import count, line, output_option, styled, table, value
+from l7ctl.session import Session, pass_session
+from l7observe.columns import printable
+
+
+@click.command()
+@output_option(("table", "json", "yaml"))
+@pass_session
+def status(session: Session, output: str) -> None:
+    """Show what the daemon is doing.
+
+    \b
+    Examples:
+      l7ctl status
+      l7ctl status -o json | jq .revision
+    """
+    answer = session.client.get("/status")
+    if output == "table":
+        _describe(answer)
+    else:
+        value(answer, output)
+
+
+def duration(seconds: float) -> str:
+    """``3d 4h``, ``4h 5m``, ``5m 6s`` or ``6s``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{number}{unit}" for number, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")) if number]
+    return " ".join(parts[:2]) or "0s"
+
+
+def _describe(answer: Mapping[str, Any]) -> None:
+    node = answer.get("node", {})
+    datapath = answer.get("datapath", {})
+    audit = answer.get("audit", {})
+    _row(
+        "Agent", f"l7d {answer.get('version')}, pid {answer.get('pid')}, up {duration(answer.get('uptime_seconds', 0))}"
+    )
+    _row("Node", f"{node.get('hostname')}, kernel {node.get('kernel')}")
+    counts = ((answer.get(f"{kind}", 0), noun) for kind, noun in _COUNTED)
+    _row("Revision", f"{answer.get('revision')}: {', '.join(count(number, noun) for number, noun in counts)}")
+    _row(
+        "Datapath",
+        f"layout {datapath.get('layout')}, attached by {datapath.get('attach')}, pinned at {datapath.get('pins')}",
+    )
+    _row("Audit log", f"{audit.get('path')}: {audit.get('written')} written, {audit.get('lost')} lost")
+    if answer.get("policy_load_error"):
+        _warn("The policy files were not loaded; the revision above stays in force:", answer["policy_load_error"])
+    if audit.get("error"):
+        _warn("The audit log could not be written:", audit["error"])
+    if answer.get("events_lost"):
+        _warn("Drops that are in no audit record (the kernel's ring was full):", str(answer["events_lost"]))
+    for title, columns, key in _TABLES:
+        if answer.get(key):
+            line(f"\n{title}")
+            table(columns, answer[key], indent=2)
+
+
+_COUNTED = (("policies", "policy"), ("endpoints", "endpoint"), ("identities", "identity"))
+_TABLES = (
+    ("Processes", tables.PROCESSES, "processes"),
+    ("Kernel tables", tables.MAPS, "maps"),
+    ("Dropped packets", tables.DROPS, "drops"),
+)
+
+
+def _row(name: str, text: str) -> None:
+    line(f"{name:<11}{printable(text)}")
+
+
+def _warn(sentence: str, text: str) -> None:
+    line("\n" + styled(sentence, "red"))
+    for part in text.splitlines():
+        line(f"  {printable(part)}")

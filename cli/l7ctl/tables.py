@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns of everything that l7ctl lists: what the API's lists hold (docs/reference/api.md), as people see it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from l7observe import record
+from l7observe.columns import Column, Columns, key
+
+Item = Mapping[str, Any]
+
+
+def moment(value: object) -> str:
+    """Seconds since the epoch as RFC 3339; anything else as it is."""
+    if isinstance(value, int | float):
+        try:
+            return record.timestamp(float(value))[:19] + "Z"
+        except (ValueError, OverflowError, OSError):
+            return str(value)
+    return str(value)
+
+
+def share(item: Item) -> object:
+    """How full a kernel table is."""
+    capacity = item.get("capacity")
+    return f"{100 * item.get('entries', 0) / capacity:.0f}%" if capacity else None
+
+
+ENDPOINTS: Final = Columns(
+    key("id", "EndpointId", justify="right"),
+    key("name", "What people call it"),
+    key("netns", "Network namespace, by name or path"),
+    key("interface", "Its interface on the node's side", default=False),
+    key("ifindex", "Number of that interface", justify="right", default=False),
+    key("addresses", "Its addresses"),
+    key("labels", "What policies select it by"),
+    key("identity", "Number of its set of labels", justify="right"),
+    key("policy_id", "Its compiled verdicts in the kernel", justify="right", default=False),
+    key("enforcing", "Directions in which what no rule allows is denied"),
+    key("policies", "Policies that select it"),
+    key("revision", "Rule set it is judged by", justify="right", default=False),
+    key("state", "ready, waiting or error"),
+    key("message", "Why it is not ready", default=False),
+    key("source", "Declared by command or by file", default=False),
+)
+
+IDENTITIES: Final = Columns(
+    key("id", "IdentityId", justify="right"),
+    key("kind", "reserved, workload, cidr or fqdn"),
+    key("endpoints", "Workloads of this node that have it", justify="right"),
+    key("labels", "What it stands for"),
+)
+
+POLICIES: Final = Columns(
+    key("name", "namespace/name"),
+    key("kind", "Its dialect"),
+    key("directions", "What it has rules for"),
+    key("rules", "How many rules it was compiled to", justify="right"),
+    key("endpoints", "Workloads it selects", justify="right"),
+    key("file", "Where it was read"),
+    key("line", "Line in that file", justify="right"),
+)
+
+REVISIONS: Final = Columns(
+    key("revision", "Number of the rule set", justify="right"),
+    key("time", "When it came into force", text=moment),
+    key("policies", "How many policies it has", justify="right"),
+    key("active", "Whether it is in force"),
+    key("note", "How it came about"),
+)
+
+AFFECTED: Final = Columns(
+    key("name", "Endpoint"),
+    key("direction", "egress or ingress"),
+    key("before", "What applied"),
+    key("after", "What would apply"),
+)
+
+FQDN_CACHE: Final = Columns(
+    key("endpoint", "Workload that asked"),
+    key("name", "Name that was asked for"),
+    key("address", "Address that was learnt"),
+    key("ttl", "Of the answer, in seconds", justify="right"),
+    key("expires", "When the address is forgotten", text=moment),
+    key("identity", "Identity of the address", justify="right"),
+    key("selectors", "toFQDNs selectors that match the name"),
+)
+
+BPF_POLICY: Final = Columns(
+    key("policy_id", "Whose verdicts", header="POLICY ID", justify="right"),
+    key("endpoints", "Workloads judged by it"),
+    key("direction", "Seen from the workload"),
+    key("identity", "Of the other side; 0 is anybody", justify="right"),
+    key("labels", "What that identity stands for"),
+    key("protocol", "Transport protocol"),
+    key("port", "Destination port or range"),
+    key("verdict", "allow, deny or redirect"),
+    key("proxy", "Which proxy a redirect goes to"),
+    key("precedence", "The higher wins", justify="right", default=False),
+    key("packets", "That this entry decided", justify="right"),
+    key("bytes", "In those packets", justify="right"),
+    key("rule", "Rule that caused the entry"),
+)
+
+BPF_IPCACHE: Final = Columns(
+    key("prefix", "Addresses"),
+    key("identity", "Their identity", justify="right"),
+    key("labels", "What it stands for"),
+)
+
+PROCESSES: Final = Columns(
+    key("name", "Process"),
+    key("kind", "http or dns", default=False),
+    key("pid", "Its number", justify="right"),
+    key("state", "ready, starting or down"),
+    key("revision", "Rule set it judges by", justify="right"),
+    key("restarts", "Since the agent started", justify="right"),
+    key("adopted", "Whether it is older than the agent"),
+    key("flows_lost", "Flows it could not hand over", justify="right"),
+)
+
+MAPS: Final = Columns(
+    key("name", "Kernel table"),
+    key("entries", "In use", justify="right"),
+    key("capacity", "At most", justify="right"),
+    Column("used", "USED", "Share in use", share, justify="right"),
+)
+
+DROPS: Final = Columns(
+    key("reason", "Why packets were dropped"),
+    key("packets", "How many", justify="right"),
+    key("bytes", "In those packets", justify="right"),
+)
+
+ALL: Final = {
+    "endpoint list": ENDPOINTS,
+    "identity list": IDENTITIES,
+    "rules list": POLICIES,
+    "rules revisions": REVISIONS,
+    "rules diff": AFFECTED,
+    "fqdn cache list": FQDN_CACHE,
+    "bpf policy get": BPF_POLICY,
+    "bpf ipcache list": BPF_IPCACHE,
+}
+"""By command, for the docs."""

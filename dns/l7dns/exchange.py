@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exchange: one `Transaction` and what it needs of the world around it: a deadline, a name server, the learner.
+
+May not touch sockets. Failure verdict: the transaction's; an exchange ends exactly once, with an answer or because the
+client has gone.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol as Interface
+
+from l7dns.sockets import Address
+from l7dns.transaction import Answered, Learn, Transaction
+from l7dns.upstream import Asked
+from l7policy.enforcement import FlowPolicy
+from l7policy.verdict import Protocol
+
+Respond = Callable[[bytes | None], None]
+"""Gives the client its answer. None: there is nothing to send."""
+
+
+class Owner(Interface):
+    """What an exchange asks of the server."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
+        """Writes what an answer teaches to the kernel. Returns what failed, or nothing."""
+
+    def left(self, exchange: "Exchange") -> None:
+        """An exchange has ended."""
+
+    def report(self, query: "Query", transaction: Transaction, answered: Answered) -> None:
+        """Counts and records how a query ended."""
+
+
+class Query:
+    """Who asks whom, and how the answer gets there."""
+
+    __slots__ = ("client", "policy", "protocol", "respond", "server")
+
+    def __init__(
+        self, client: Address, server: Address, protocol: Protocol, policy: FlowPolicy | None, respond: Respond
+    ) -> None:
+        """`server` is the name server that the client asked."""
+        self.client = client
+        self.server = server
+        self.protocol = protocol
+        self.policy = policy
+        self.respond = respond
+
+
+class Exchange:
+    """A query that may be forwarded. A `l7dns.upstream.Waiter` for its answer."""
+
+    __slots__ = ("_owner", "_timer", "_transaction", "asked", "done", "query_of")
+
+    def __init__(self, owner: Owner, query: Query, transaction: Transaction, timeout: float) -> None:
+        """From here on the client gets an answer within `timeout` seconds."""
+        self._owner = owner
+        self._transaction = transaction
+        self._timer = owner.loop.call_later(timeout, self._timeout)
+        self.query_of = query
+        self.asked: Asked | None = None
+        self.done = False
+
+    def query(self, ident: int) -> bytes:
+        """See `Waiter`."""
+        return self._transaction.forward(ident)
+
+    def received(self, message: bytes) -> bool:
+        """See `Waiter`. The kernel first, the answer second."""
+        step = self._transaction.received(message)
+        if step is None:
+            return False
+        if isinstance(step, Learn):
+            step = self._transaction.learnt(self._owner.learn(step, self.query_of.policy))
+        self._end(step)
+        return True
+
+    def failed(self, problem: str) -> None:
+        """See `Waiter`."""
+        self._end(self._transaction.unreachable(problem))
+
+    def abandoned(self) -> None:
+        """See `Waiter`."""
+        if not self.done:
+            self._leave()
+
+    def waits_for(self, asked: Asked | None) -> None:
+        """Where the query stands at the name server; None if asking failed at once."""
+        if asked is None:
+            return
+        if self.done:
+            asked.forget()
+        else:
+            self.asked = asked
+
+    def _timeout(self) -> None:
+        self._end(self._transaction.timeout())
+
+    def _end(self, answered: Answered) -> None:
+        if self.done:
+            raise AssertionError("a second end of one exchange")
+        self._leave()
+        self._owner.report(self.query_of, self._transaction, answered)
+        self.query_of.respond(answered.wire)
+
+    def _leave(self) -> None:
+        self.done = True
+        self._timer.cancel()
+        if self.asked is not None:
+            self.asked.forget()
+        self._owner.left(self)

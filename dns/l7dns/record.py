@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record: what is written down about a query.
+
+May not do I/O. Failure verdict: none.
+"""
+
+from l7dns.addresses import address_text
+from l7dns.exchange import Query
+from l7dns.message import Question, rcode_name, type_name
+from l7dns.sockets import Address
+from l7dns.transaction import Answered, Decision
+from l7observe.flow import DnsSummary, Flow, FlowPeer
+from l7policy.enforcement import Side
+from l7policy.verdict import Direction, Reason, Verdict
+
+_ERRORS = frozenset(
+    {
+        Reason.UPSTREAM_UNREACHABLE,
+        Reason.DNS_UPSTREAM_TIMEOUT,
+        Reason.DNS_UPSTREAM_INVALID,
+        Reason.DNS_LEARN_FAILED,
+    }
+)
+
+
+def flow(time: float, query: Query, question: Question | None, decision: Decision | None, answered: Answered) -> Flow:
+    """One query and its end."""
+    policy = query.policy
+    if answered.reason == Reason.NONE:
+        verdict = Verdict.FORWARDED
+    else:
+        verdict = Verdict.ERROR if answered.reason in _ERRORS else Verdict.DROPPED
+    rcode = "" if answered.wire is None else rcode_name(answered.rcode)
+    if question is None:
+        summary = DnsSummary(rcode=rcode)
+    else:
+        summary = DnsSummary(
+            query=question.name[:-1] or ".",
+            qtype=type_name(question.qtype),
+            rcode=rcode,
+            addresses=tuple(address_text(address) for address in answered.addresses),
+        )
+    source = None if policy is None else policy.source
+    return Flow(
+        time=time,
+        layer="dns",
+        verdict=verdict,
+        reason=answered.reason,
+        direction=Direction.EGRESS if decision is None else decision.direction,
+        protocol=query.protocol,
+        source=_peer(query.client, source),
+        destination=_peer(query.server, None if policy is None else policy.destination),
+        endpoint=decision.endpoint if decision is not None else (0 if source is None else source.endpoint),
+        dns=summary,
+        rule="" if decision is None else decision.rule,
+        policies=() if decision is None else decision.policies,
+        revision=0 if policy is None else max(0, policy.revision),
+        detail=answered.detail,
+    )
+
+
+def _peer(address: Address, side: Side | None) -> FlowPeer:
+    if side is None:
+        return FlowPeer(*address)
+    return FlowPeer(*address, identity=side.identity, labels=tuple(sorted(side.labels)), endpoint=side.endpoint)

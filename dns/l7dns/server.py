@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server: the DNS proxy. Joins listeners, policy, name servers and the learner; every query gets exactly one answer.
+
+Each query is an `Exchange` around one sans-IO `Transaction`. The answer leaves only after `Learner.learn` has
+returned, so a name's address is in the kernel before the client holds it. May not decide anything itself. Failure
+verdict: SERVFAIL over a limit or without a usable upstream, REFUSED for what policy does not allow.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+from typing import Protocol as Interface
+
+from l7dns import clock, record
+from l7dns.exchange import Exchange, Query
+from l7dns.learner import Learner
+from l7dns.listener import TcpSession, UdpListener
+from l7dns.reply import Replies
+from l7dns.sockets import Address
+from l7dns.transaction import Answered, Learn, Transaction
+from l7dns.upstream import TcpUpstream, UdpUpstream
+from l7observe.flow import Flow
+from l7observe.tasks import Tasks
+from l7policy.enforcement import FlowPolicy
+from l7policy.verdict import Protocol, Reason
+
+_SWEEP: Final = 0.25
+"""Seconds between looks for what has expired."""
+_POLICY_AGE: Final = 1.0
+"""Seconds a flow's policy is kept. It follows reloads by itself; this bounds what else may change about an address."""
+_POLICIES: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps on what clients can make the proxy hold."""
+
+    upstream_timeout: float = 5.0
+    max_inflight: int = 4096
+    max_inflight_per_client: int = 1024
+    max_connections: int = 1024
+    max_connections_per_client: int = 128
+    max_pipelined: int = 64
+    idle_timeout: float = 30.0
+
+
+class Policies(Interface):
+    """Where the policy of a flow is found (`l7policy.enforcement.Enforcement`)."""
+
+    def flow(self, client: str, destination: str, protocol: int, port: int) -> FlowPolicy | None:
+        """The policy between two addresses, None if neither is a workload of this node."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    queries: int = 0
+    forwarded: int = 0
+    refused: int = 0
+    failed: int = 0
+    malformed: int = 0
+    inflight: int = 0
+    connections: int = 0
+
+
+class DnsServer:
+    """The proxy of one process."""
+
+    def __init__(
+        self,
+        enforcement: Policies,
+        learner: Learner,
+        on_flow: Callable[[Flow], None],
+        limits: Limits | None = None,
+        *,
+        record_forwarded: bool = False,
+        on_error: Callable[[str, BaseException], None] | None = None,
+    ) -> None:
+        """Not listening yet. `on_flow` gets each denial and failure, and with `record_forwarded` each query.
+
+        `on_error` gets bugs in the proxy's own tasks; a process that gets one should end and be started again.
+        """
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self._enforcement = enforcement
+        self._learner = learner
+        self._on_flow = on_flow
+        self._record_forwarded = record_forwarded
+        self._tasks = Tasks(on_error)
+        self._inflight: dict[str, int] = {}
+        self._exchanges: set[Exchange] = set()
+        self._sessions: dict[TcpSession, TcpUpstream | None] = {}
+        self._connections: dict[str, int] = {}
+        self._policies: dict[tuple[str, str, int, Protocol], tuple[float, FlowPolicy]] = {}
+        self._listeners: list[UdpListener] = []
+        self._servers: list[asyncio.Server] = []
+        self._stopping = False
+        self._quiet = asyncio.Event()
+        self._disconnected = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop
+        self._udp: UdpUpstream
+        self._replies: Replies
+
+    async def start(self, listeners: Iterable[socket.socket]) -> None:
+        """Serves on sockets made by `l7dns.sockets`, UDP and TCP."""
+        self.loop = loop = asyncio.get_running_loop()
+        self._udp = UdpUpstream(loop, clock.boottime)
+        self._replies = Replies(loop, self._datagram)
+        for listener in listeners:
+            if listener.type == socket.SOCK_DGRAM:
+                self._listeners.append(UdpListener(loop, listener, self._datagram))
+            else:
+                self._servers.append(await loop.create_server(self._session, sock=listener))
+        self._tasks.start(self._sweep(), name="dns expiry")
+
+    async def close(self, drain: float = 0.0) -> None:
+        """Takes no more queries, waits `drain` seconds for answers under way, and ends. The rest get SERVFAIL."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        for server in self._servers:
+            server.close()
+        if self._exchanges and drain > 0:
+            self._quiet.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain):
+                    await self._quiet.wait()
+        for exchange in list(self._exchanges):
+            if not exchange.done:
+                exchange.failed("the proxy is stopping")
+        for session in list(self._sessions):
+            session.abort()
+        self._udp.close()
+        self._replies.close()
+        if self._sessions:
+            await self._disconnected.wait()
+        await self._tasks.close()
+
+    # --- queries -------------------------------------------------------------------------------------------------
+
+    def _datagram(self, message: bytes, client: Address, server: Address) -> None:
+        def respond(answer: bytes | None) -> None:
+            if answer is not None:
+                self._replies.send(server, client, answer)
+
+        policy = self._policy(client[0], server[0], server[1], Protocol.UDP)
+        exchange = self._begin(message, Query(client, server, Protocol.UDP, policy, respond))
+        if exchange is not None:
+            exchange.waits_for(self._udp.ask(client[0], server, exchange))
+
+    def stream_query(self, session: TcpSession, message: bytes) -> None:
+        """See `StreamServer`."""
+        client, server = session.client, session.destination
+        policy = self._policy(client[0], server[0], server[1], Protocol.TCP)
+        exchange = self._begin(message, Query(client, server, Protocol.TCP, policy, session.reply))
+        if exchange is None:
+            return
+        upstream = self._sessions[session]
+        if upstream is None:
+            upstream = TcpUpstream(self.loop, self._tasks, client[0], server, self.limits.upstream_timeout)
+            self._sessions[session] = upstream
+        exchange.waits_for(upstream.ask(exchange))
+
+    def _begin(self, message: bytes, query: Query) -> Exchange | None:
+        self.counters.queries += 1
+        transaction = Transaction()
+        step = transaction.begin(message, query.policy)
+        if not isinstance(step, Answered):
+            client = query.client[0]
+            problem = self._over_limit(client)
+            if not problem:
+                exchange = Exchange(self, query, transaction, self.limits.upstream_timeout)
+                self._exchanges.add(exchange)
+                self._inflight[client] = self._inflight.get(client, 0) + 1
+                return exchange
+            step = transaction.overloaded(problem)
+        self.report(query, transaction, step)
+        query.respond(step.wire)
+        return None
+
+    def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
+        """See `Owner`."""
+        endpoint = 0 if policy is None else policy.source.endpoint
+        return self._learner.learn(step.name, step.addresses, step.ttl, clock.boottime(), endpoint)
+
+    def left(self, exchange: Exchange) -> None:
+        """See `Owner`."""
+        self._exchanges.remove(exchange)
+        if not self._exchanges:
+            self._quiet.set()
+        client = exchange.query_of.client[0]
+        left = self._inflight[client] - 1
+        if left:
+            self._inflight[client] = left
+        else:
+            del self._inflight[client]
+
+    def report(self, query: Query, transaction: Transaction, answered: Answered) -> None:
+        """See `Owner`."""
+        counters = self.counters
+        if answered.reason == Reason.NONE:
+            counters.forwarded += 1
+            if not self._record_forwarded:
+                return
+        elif answered.reason == Reason.DNS_MALFORMED:
+            counters.malformed += 1
+        elif transaction.decision is None or not transaction.decision.allowed:
+            counters.refused += 1
+        else:
+            counters.failed += 1
+        self._on_flow(record.flow(clock.wall(), query, transaction.question, transaction.decision, answered))
+
+    def _over_limit(self, client: str) -> str:
+        if self._stopping:
+            return "the proxy is stopping"
+        if len(self._exchanges) >= self.limits.max_inflight:
+            return f"{self.limits.max_inflight} queries in flight"
+        if self._inflight.get(client, 0) >= self.limits.max_inflight_per_client:
+            return f"{self.limits.max_inflight_per_client} queries of this client in flight"
+        return ""
+
+    def _policy(self, client: str, server: str, port: int, protocol: Protocol) -> FlowPolicy | None:
+        key = (client, server, port, protocol)
+        now = clock.boottime()
+        known = self._policies.get(key)
+        if known is not None and known[0] > now:
+            return known[1]
+        policy = self._enforcement.flow(client, server, protocol, port)
+        if policy is None:  # a workload that is not known yet may be in the next moment
+            self._policies.pop(key, None)
+            return None
+        if len(self._policies) >= _POLICIES:
+            self._policies.clear()
+        self._policies[key] = (now + _POLICY_AGE, policy)
+        return policy
+
+    # --- TCP sessions --------------------------------------------------------------------------------------------
+
+    def _session(self) -> TcpSession:
+        return TcpSession(self.loop, self, self.limits.idle_timeout, self.limits.max_pipelined)
+
+    def opened(self, session: TcpSession) -> bool:
+        """See `StreamServer`."""
+        client = session.client[0]
+        of_client = self._connections.get(client, 0)
+        if (
+            self._stopping
+            or len(self._sessions) >= self.limits.max_connections
+            or of_client >= self.limits.max_connections_per_client
+        ):
+            server = session.destination
+            policy = self._policy(client, server[0], server[1], Protocol.TCP)
+            query = Query(session.client, server, Protocol.TCP, policy, session.reply)
+            self.report(query, Transaction(), Answered(None, Reason.DNS_LIMIT, detail="too many connections"))
+            return False
+        self._sessions[session] = None
+        self._connections[client] = of_client + 1
+        return True
+
+    def gone(self, session: TcpSession) -> None:
+        """See `StreamServer`."""
+        upstream = self._sessions.pop(session)
+        if upstream is not None:
+            upstream.close()
+        if self._stopping and not self._sessions:
+            self._disconnected.set()
+        client = session.client[0]
+        left = self._connections[client] - 1
+        if left:
+            self._connections[client] = left
+        else:
+            del self._connections[client]
+
+    # --- housekeeping --------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            self._learner.expire(clock.boottime())
+            self._udp.sweep()
+            self.counters.inflight = len(self._exchanges)
+            self.counters.connections = len(self._sessions)

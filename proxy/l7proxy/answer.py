@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answer to one request as it arrives: interim heads, the final head, the body, and where it all ends.
+
+Sans-IO: fed with the server's bytes, it gives out those that may be relayed to the client and says what they were. It
+knows the request only as far as the framing of the answer depends on it.
+
+Failure verdict: `fault` is set; the caller answers 502, or breaks off if the final head was relayed.
+"""
+
+from typing import Final
+
+from l7proxy import framing, response_head
+from l7proxy.head import Malformed, NeedMore, RequestHead, ResponseHead
+
+_MAX_INTERIM: Final = 64
+"""1xx answers to one request."""
+
+
+class Answer:
+    """One answer."""
+
+    __slots__ = ("_body", "_held", "_interim", "_request", "_seen", "done", "fault", "head", "rest", "tunnel")
+
+    def __init__(self, request: RequestHead) -> None:
+        self._request = request
+        self._held = b""
+        self._seen = 0
+        self._interim = 0
+        self._body: framing.Body | None = None
+        self.head: ResponseHead | None = None
+        """The final head, once it is known."""
+        self.done = False
+        """The answer is complete."""
+        self.tunnel = False
+        """The server switched to what the client asked for: from here on bytes are opaque."""
+        self.rest = b""
+        """What came after the end of a complete answer. A server has no reason to send any."""
+        self.fault = ""
+
+    @property
+    def endless(self) -> bool:
+        """Whether the end of the connection is the end of the answer."""
+        return self.head is not None and isinstance(self._body, framing.EndlessBody)
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes came from the server. Returns those that go to the client now."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        body = self._body
+        if body is not None:
+            return self._relay(body, data, 0)
+        relayed = b""
+        while True:
+            head = response_head.parse(data, self._seen)
+            if isinstance(head, NeedMore):
+                self._held, self._seen = data, len(data)
+                return relayed
+            self._seen = 0
+            if isinstance(head, Malformed):
+                self.fault = head.detail
+                return relayed
+            if self._switches(head):
+                self.head = head
+                self.tunnel = True
+                return relayed + head.raw + data[head.size :]
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if head.status == 101 or self._interim > _MAX_INTERIM:
+                self.fault = "server switched protocols unasked" if head.status == 101 else "too many interim answers"
+                return relayed
+            if self._request.minor == 1:
+                relayed += head.raw
+            data = data[head.size :]
+        self.head = head
+        self._body = body = framing.body(response_head.framing(head, self._request.method), padded=True)
+        if len(head.raw) == head.size and data.startswith(head.raw):
+            # The usual case: head and body go on in one piece, and mostly without a copy.
+            whole = self._relay(body, data, head.size)
+            return relayed + whole if relayed else whole
+        return relayed + head.raw + self._relay(body, data[head.size :], 0)
+
+    def _switches(self, head: ResponseHead) -> bool:
+        if head.status == 101:
+            return bool(self._request.upgrade)
+        return self._request.method == b"CONNECT" and 200 <= head.status < 300
+
+    def _relay(self, body: framing.Body, data: bytes, start: int) -> bytes:
+        end = body.feed(data, start)
+        self.fault = body.fault
+        self.done = body.done
+        if end == len(data):
+            return data
+        if body.done:
+            self.rest = data[end:]
+        else:
+            self._held = data[end:]
+        return data[:end]

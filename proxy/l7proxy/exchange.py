@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of one client connection: requests in, judged one after the other, answers out.
+
+Sans-IO: methods are the events, the commands they return are all that happens. No socket, no clock (`now` is given), no
+task. The rules it keeps:
+
+- Nothing is sent to the server that was not judged, or does not belong to a message that was.
+- One request is under way at a time. Pipelined ones wait in `_inbox` (bounded: the client is paused) and are judged
+  when their turn comes, so a 403 stands where it belongs and a reload reaches every request that was not yet sent.
+- One server connection for one client connection, opened by the first allowed request, ended with it.
+- Bodies pass through; what is held is a head, one chunk-size line, and what waits for its turn.
+- After a 101 that the client asked for, or a 2xx to CONNECT, bytes are opaque and pass both ways. The request that
+  opened the tunnel is judged again on every tick, so that a reload reaches it too.
+- A message that breaks off is broken off on the other side as well, never ended.
+
+Failure verdict: 400, 403, 408, 502, 503 or 504 and a record; a reset when an answer has already begun.
+"""
+
+import math
+
+from l7policy.verdict import Reason, Verdict
+from l7proxy import framing, replies, request_head
+from l7proxy.answer import Answer
+from l7proxy.commands import (
+    CloseClient,
+    CloseServer,
+    Command,
+    Connect,
+    HalfCloseClient,
+    HalfCloseServer,
+    PauseClient,
+    Record,
+    ResetClient,
+    ResetServer,
+    ResumeClient,
+    SendToClient,
+    SendToServer,
+)
+from l7proxy.head import NEED_MORE, NO_BODY, Malformed, NeedMore, RequestHead
+from l7proxy.judge import Decision, FlowPolicy
+from l7proxy.limits import Limits
+from l7proxy.phase import Link, Phase
+
+
+class Exchange:
+    """See the module. `deadline` is when `tick` must be called at the latest; `tunnel` asks for every tick."""
+
+    def __init__(self, policy: FlowPolicy, limits: Limits, now: float, *, record_forwarded: bool = False) -> None:
+        self._policy = policy
+        self._limits = limits
+        self._record_forwarded = record_forwarded
+        self.deadline = now + limits.head_timeout
+        self._phase = Phase.HEAD
+        self._link = Link.NONE
+        self._inbox = b""
+        self._seen = 0
+        self._paused = False
+        self._client_slow = False
+        self._client_ended = False
+        self._draining = False
+        self._requests = 0
+        self._discarded = 0
+        # Of the request under way:
+        self._request: RequestHead | None = None
+        self._decision: Decision | None = None
+        self._unsent = b""
+        self._request_body: framing.Body | None = None
+        self._answer: Answer | None = None
+
+    @property
+    def tunnel(self) -> bool:
+        """Whether bytes pass unread."""
+        return self._phase is Phase.TUNNEL
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._phase is Phase.HEAD and not self._inbox
+
+    @property
+    def _answered(self) -> bool:
+        return self._answer is not None and self._answer.head is not None
+
+    # Events of the client
+
+    def client_data(self, data: bytes, now: float) -> list[Command]:
+        """Bytes came from the client."""
+        if self._phase is Phase.TUNNEL:
+            self.deadline = now + self._limits.idle_timeout
+            return [SendToServer(data)]
+        out: list[Command] = []
+        if self._phase is Phase.CLOSING:
+            self._discarded += len(data)
+            if self._discarded > self._limits.discard:
+                self._break_off(out)
+        elif self._phase is not Phase.CLOSED:
+            self._inbox = self._inbox + data if self._inbox else data
+            self._advance(out, now)
+        return out
+
+    def client_eof(self, now: float) -> list[Command]:
+        """The client sent FIN. It may still wait for answers."""
+        out: list[Command] = []
+        self._client_ended = True
+        if self._phase is Phase.TUNNEL:
+            if self._link is Link.ENDED:
+                self._end(out, now)
+            else:
+                out.append(HalfCloseServer())
+        elif self._phase is Phase.CLOSING:
+            self._phase = Phase.CLOSED
+            out.append(CloseClient())
+        elif self._phase is Phase.ANSWER:
+            self._pass_on_client_end(out)
+        elif self._phase is not Phase.CLOSED:
+            self._advance(out, now)
+        return out
+
+    def client_slow(self, slow: bool, now: float) -> list[Command]:
+        """The client does not read what it is sent, or has caught up. It gets no further answer until it has."""
+        out: list[Command] = []
+        self._client_slow = slow
+        if not slow:
+            self._advance(out, now)
+        return out
+
+    def client_lost(self, now: float) -> list[Command]:  # noqa: ARG002 - events have one signature
+        """The client's connection is gone."""
+        out: list[Command] = []
+        if self._phase is not Phase.CLOSED:
+            if self._request is not None and not self._answered:
+                self._record_forward(out, 0, "client went away before the answer")
+            self._drop_server(out, reset=self._request is not None)
+            self._phase = Phase.CLOSED
+            self.deadline = math.inf
+        return out
+
+    # Events of the server
+
+    def server_connected(self, now: float) -> list[Command]:
+        """The connection that was asked for is there."""
+        out: list[Command] = []
+        if self._link is Link.CONNECTING:
+            self._link = Link.OPEN
+            self.deadline = now + self._limits.idle_timeout
+            self._advance(out, now)
+        return out
+
+    def server_failed(self, detail: str, now: float) -> list[Command]:
+        """The connection that was asked for cannot be had."""
+        out: list[Command] = []
+        if self._link is Link.CONNECTING:
+            self._link = Link.CLOSED
+            self._fail(out, now, 503, Reason.UPSTREAM_UNREACHABLE, detail, b"upstream connect error\r\n")
+        return out
+
+    def server_data(self, data: bytes, now: float) -> list[Command]:
+        """Bytes came from the server."""
+        if self._phase is Phase.TUNNEL:
+            self.deadline = now + self._limits.idle_timeout
+            return [SendToClient(data)]
+        out: list[Command] = []
+        if self._link is not Link.OPEN:
+            return out
+        answer = self._answer
+        if answer is None or answer.done:
+            # An answer to nothing: it must not become the answer to the next request.
+            self._end(out, now)
+            return out
+        self.deadline = now + self._limits.idle_timeout
+        begun = answer.head is not None
+        relayed = answer.feed(data)
+        if answer.head is not None and not begun:
+            self._record_forward(out, answer.head.status)
+        if relayed:
+            out.append(SendToClient(relayed))
+        self._follow_answer(out, answer, now)
+        return out
+
+    def server_eof(self, now: float) -> list[Command]:
+        """The server sent FIN."""
+        out: list[Command] = []
+        if self._phase is Phase.TUNNEL:
+            if self._client_ended:
+                self._end(out, now)
+            else:
+                self._link = Link.ENDED
+                out.append(HalfCloseClient())
+        elif self._link is Link.OPEN:
+            if self._answer is not None and self._answer.endless:
+                self._end(out, now)
+            else:
+                self._server_gone(out, now, reset=False)
+        return out
+
+    def server_lost(self, now: float) -> list[Command]:
+        """The server broke the connection off."""
+        out: list[Command] = []
+        if self._phase is Phase.TUNNEL:
+            self._link = Link.CLOSED
+            self._break_off(out)
+        elif self._link in (Link.OPEN, Link.ENDED):
+            self._server_gone(out, now, reset=True)
+        return out
+
+    # Events of time and of the process
+
+    def tick(self, now: float) -> list[Command]:
+        """Time has passed."""
+        out: list[Command] = []
+        if self._phase is Phase.TUNNEL:
+            self._judge_tunnel(out)
+        if now < self.deadline:
+            return out
+        if self._phase is Phase.HEAD:
+            if self._inbox or self._requests == 0:
+                detail = "" if self._inbox else "client sent nothing"
+                self._fail(out, now, 408 if self._inbox else 0, Reason.HTTP_TIMEOUT, detail, b"request timeout\r\n")
+            else:
+                self._end(out, now)
+        elif self._link is Link.CONNECTING:
+            self._drop_server(out, reset=True)
+            text = b"upstream connect error\r\n"
+            self._fail(out, now, 503, Reason.UPSTREAM_UNREACHABLE, "server did not accept the connection in time", text)
+        elif self._phase is Phase.BODY and not self._answered:
+            self._fail(out, now, 408, Reason.HTTP_TIMEOUT, "request body stalled", b"request timeout\r\n")
+        elif self._phase is Phase.ANSWER and not self._answered:
+            text = b"upstream response timeout\r\n"
+            self._fail(out, now, 504, Reason.UPSTREAM_UNREACHABLE, "server did not answer in time", text)
+        else:
+            self._break_off(out)
+        return out
+
+    def drain(self, now: float) -> list[Command]:
+        """The process is about to end: no further request on this connection."""
+        out: list[Command] = []
+        self._draining = True
+        if self.idle:
+            self._end(out, now)
+        return out
+
+    # Requests
+
+    def _advance(self, out: list[Command], now: float) -> None:
+        """Goes as far as the client's bytes allow."""
+        going = True
+        while going:
+            if self._phase is Phase.HEAD:
+                going = self._next_request(out, now)
+            elif self._phase is Phase.BODY:
+                going = self._relay_request(out, now)
+            elif self._phase is Phase.REFUSED_BODY:
+                going = self._discard_body(out, now)
+            else:
+                going = False
+        if self._paused != (len(self._inbox) >= self._limits.hold):
+            self._paused = not self._paused
+            out.append(PauseClient() if self._paused else ResumeClient())
+
+    def _next_request(self, out: list[Command], now: float) -> bool:
+        if self._client_slow:
+            return False
+        head: RequestHead | NeedMore | Malformed = NEED_MORE
+        if self._inbox:
+            head = request_head.parse(self._inbox, self._seen, self._limits.max_head)
+        if isinstance(head, RequestHead):
+            self._inbox = self._inbox[head.size :]
+            self._seen = 0
+            return self._judge(out, head, now)
+        if isinstance(head, Malformed):
+            self._refuse(out, head, now)
+        elif self._client_ended:
+            if self._inbox:
+                self._refuse(out, Malformed("client ended inside the head"), now)
+            else:
+                self._end(out, now)
+        elif self._inbox:
+            if self._seen == 0 and self._requests:
+                self.deadline = now + self._limits.head_timeout
+            self._seen = len(self._inbox)
+        return False
+
+    def _judge(self, out: list[Command], head: RequestHead, now: float) -> bool:
+        self._requests += 1
+        decision = self._policy.http(head.method, head.path, head.host, head.fields)
+        if not decision.allowed:
+            self._deny(out, head, decision, now)
+            return True
+        self._request = head
+        self._decision = decision
+        self._request_body = None if head.framing == NO_BODY else framing.body(head.framing)
+        self._unsent = head.raw
+        self._answer = Answer(head)
+        self._phase = Phase.BODY
+        if self._link is Link.NONE:
+            self._link = Link.CONNECTING
+            self.deadline = now + self._limits.connect_timeout
+            out.append(Connect())
+        return True
+
+    def _relay_request(self, out: list[Command], now: float) -> bool:
+        if self._link is Link.CONNECTING:
+            return False
+        data, self._unsent = self._unsent, b""
+        body = self._request_body
+        if body is not None and self._inbox:
+            end = body.feed(self._inbox, 0)
+            data = data + self._inbox[:end] if data else self._inbox[:end]
+            self._inbox = self._inbox[end:]
+        if data:
+            self.deadline = now + self._limits.idle_timeout
+            out.append(SendToServer(data))
+        if body is not None and not body.done:
+            if body.fault or self._client_ended:
+                fault = body.fault or "client ended inside the body"
+                self._fail(out, now, 400, Reason.HTTP_MALFORMED, fault, b"malformed request\r\n")
+            return False
+        if self._answer is not None and self._answer.done:
+            self._next_cycle(out, now)
+            return True
+        self._phase = Phase.ANSWER
+        self._pass_on_client_end(out)
+        return False
+
+    def _pass_on_client_end(self, out: list[Command]) -> None:
+        if self._client_ended and not self._inbox and self._link is Link.OPEN:
+            out.append(HalfCloseServer())
+
+    def _follow_answer(self, out: list[Command], answer: Answer, now: float) -> None:
+        """The answer has come further."""
+        if answer.fault:
+            self._fail(out, now, 502, Reason.UPSTREAM_MALFORMED, answer.fault, b"upstream protocol error\r\n")
+        elif answer.tunnel:
+            self._open_tunnel(out, now)
+        elif answer.done and self._phase is Phase.ANSWER:
+            self._next_cycle(out, now)
+            self._advance(out, now)
+        elif answer.done and (answer.rest or not self._may_go_on(answer)):
+            self._end(out, now)
+
+    def _may_go_on(self, answer: Answer) -> bool:
+        """Whether the rest of a body is worth relaying although its answer is complete.
+
+        A client that waited for 100 may now send the body or not: nobody can tell its next request from it, so there
+        must not be one.
+        """
+        request = self._request
+        stays = request is not None and request.keep_alive and not request.expect
+        return stays and answer.head is not None and answer.head.keep_alive
+
+    def _deny(self, out: list[Command], head: RequestHead, decision: Decision, now: float) -> None:
+        keep_alive = (
+            head.keep_alive
+            and not self._draining
+            and decision.reason == Reason.HTTP_DENIED
+            and (head.framing == NO_BODY or (not head.expect and head.framing <= self._limits.discard))
+        )
+        out.append(Record.of(Verdict.DROPPED, decision.reason, head, 403, decision))
+        out.append(
+            SendToClient(
+                replies.reply(403, replies.ACCESS_DENIED, keep_alive=keep_alive, minor=head.minor, method=head.method)
+            )
+        )
+        if not keep_alive:
+            self._end(out, now, linger=True)
+        elif head.framing == NO_BODY:
+            self.deadline = now + self._limits.keep_alive_timeout
+        else:
+            self.deadline = now + self._limits.head_timeout
+            self._request_body = framing.body(head.framing)
+            self._discarded = 0
+            self._phase = Phase.REFUSED_BODY
+
+    def _discard_body(self, out: list[Command], now: float) -> bool:
+        body = self._request_body
+        if body is None:
+            raise AssertionError("a refused body is followed to its end")
+        end = body.feed(self._inbox, 0)
+        self._inbox = self._inbox[end:]
+        self._discarded += end
+        if body.done:
+            self._discarded = 0
+            self._phase = Phase.HEAD
+            self.deadline = now + self._limits.keep_alive_timeout
+            return True
+        if body.fault or self._client_ended or self._discarded > self._limits.discard:
+            self._end(out, now, linger=True)
+        return False
+
+    # The end of a request
+
+    def _next_cycle(self, out: list[Command], now: float) -> None:
+        """Request and answer are complete."""
+        request, answer = self._request, self._answer
+        if request is None or answer is None or answer.head is None:
+            raise AssertionError("only a complete exchange is followed by another")
+        self._request = self._answer = None
+        if request.keep_alive and answer.head.keep_alive and not answer.rest and not self._draining:
+            self._phase = Phase.HEAD
+            self.deadline = now + self._limits.keep_alive_timeout
+        else:
+            self._end(out, now)
+
+    def _open_tunnel(self, out: list[Command], now: float) -> None:
+        self._phase = Phase.TUNNEL
+        self.deadline = now + self._limits.idle_timeout
+        if self._inbox:
+            out.append(SendToServer(self._inbox))
+            self._inbox = b""
+        self._resume(out)
+        if self._client_ended:
+            out.append(HalfCloseServer())
+
+    def _judge_tunnel(self, out: list[Command]) -> None:
+        request = self._request
+        if request is None:
+            raise AssertionError("a tunnel was opened by a request")
+        decision = self._policy.http(request.method, request.path, request.host, request.fields)
+        if not decision.allowed:
+            out.append(Record.of(Verdict.DROPPED, Reason.POLICY_CHANGED, request, 0, decision, "tunnel closed"))
+            self._break_off(out)
+
+    def _server_gone(self, out: list[Command], now: float, *, reset: bool) -> None:
+        request, answer = self._request, self._answer
+        if request is None or answer is None or answer.done:
+            self._end(out, now)
+        elif answer.head is None and self._requests == 1:
+            detail = "server closed the connection before answering"
+            self._fail(out, now, 502, Reason.UPSTREAM_UNREACHABLE, detail, b"upstream closed the connection\r\n")
+        else:
+            # On a connection that was kept alive a client knows what this means, and may send the request again.
+            detail = "server closed the connection before answering" if answer.head is None else "answer cut short"
+            status = 0 if answer.head is None else answer.head.status
+            out.append(Record.of(Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE, request, status, self._decision, detail))
+            if reset:
+                self._break_off(out)
+            else:
+                self._end(out, now)
+
+    def _refuse(self, out: list[Command], head: Malformed, now: float) -> None:
+        """Whatever it is, not a byte of it is forwarded."""
+        out.append(
+            Record(Verdict.DROPPED, Reason.HTTP_MALFORMED, head.detail, head.method, head.host, head.path, status=400)
+        )
+        out.append(SendToClient(replies.reply(400, b"malformed request\r\n", keep_alive=False)))
+        self._end(out, now, linger=True)
+
+    def _fail(self, out: list[Command], now: float, status: int, reason: Reason, detail: str, text: bytes) -> None:
+        """Ends the request under way with an answer of our own, or breaks off if there is one already."""
+        request = self._request
+        begun = self._answered
+        verdict = Verdict.DROPPED if reason in (Reason.HTTP_MALFORMED, Reason.HTTP_TIMEOUT) else Verdict.ERROR
+        out.append(Record.of(verdict, reason, request, 0 if begun else status, self._decision, detail))
+        self._drop_server(out, reset=True)
+        if begun:
+            self._break_off(out)
+            return
+        if status:
+            method = b"" if request is None else request.method
+            out.append(SendToClient(replies.reply(status, text, keep_alive=False, method=method)))
+        self._end(out, now, linger=True)
+
+    def _record_forward(self, out: list[Command], status: int, detail: str = "") -> None:
+        if self._record_forwarded:
+            out.append(Record.of(Verdict.FORWARDED, Reason.NONE, self._request, status, self._decision, detail))
+
+    # The end of the connection
+
+    def _end(self, out: list[Command], now: float, *, linger: bool = False) -> None:
+        """Closes both sides after what was sent. `linger`: the client may still be sending."""
+        linger = (linger or self._phase is Phase.BODY or bool(self._inbox)) and not self._client_ended
+        self._drop_server(out, reset=False)
+        self._phase = Phase.CLOSING
+        self._inbox = b""
+        self._discarded = 0
+        self._resume(out)
+        out.append(HalfCloseClient() if linger else CloseClient())
+        self.deadline = now + (self._limits.linger_timeout if linger else self._limits.close_timeout)
+
+    def _break_off(self, out: list[Command]) -> None:
+        self._drop_server(out, reset=True)
+        self._phase = Phase.CLOSED
+        self._inbox = b""
+        self.deadline = math.inf
+        out.append(ResetClient())
+
+    def _drop_server(self, out: list[Command], *, reset: bool) -> None:
+        if self._link not in (Link.NONE, Link.CLOSED):
+            self._link = Link.CLOSED
+            out.append(ResetServer() if reset else CloseServer())
+
+    def _resume(self, out: list[Command]) -> None:
+        if self._paused:
+            self._paused = False
+            out.append(ResumeClient())

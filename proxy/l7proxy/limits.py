@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every bound of the proxy in one place: what a client or a server can make it wait, hold or count."""
+
+import msgspec
+
+from l7proxy.head import MAX_HEAD
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Times are seconds, sizes are bytes."""
+
+    head_timeout: float = 15.0
+    """From the connection's beginning (or a later request's first byte) to the end of the request head."""
+    keep_alive_timeout: float = 300.0
+    """Between two requests of a connection."""
+    connect_timeout: float = 5.0
+    """Until the server accepts the connection."""
+    idle_timeout: float = 3600.0
+    """Without a byte in either direction while a request or a tunnel is open (Cilium's request timeout)."""
+    linger_timeout: float = 2.0
+    """How long the client's bytes are thrown away after a refusal, so that a reset does not overtake the answer."""
+    close_timeout: float = 60.0
+    """How long a client may take to read the end of the last answer."""
+
+    max_connections: int = 16384
+    """Of the process. Lowered to what the file-descriptor limit allows: a connection takes two."""
+    max_connections_per_client: int = 2048
+    max_head: int = MAX_HEAD
+    hold: int = 64 * 1024
+    """Of a client's bytes whose turn has not come (pipelined requests, a body before the server is connected)."""
+    discard: int = 64 * 1024
+    """Of a refused request's body, to keep the connection."""
+    write_buffer: int = 256 * 1024
+    """Waiting for a slow reader before the other side is no longer read."""

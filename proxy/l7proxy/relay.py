@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries one connection: two transports, and the `Exchange` that says what happens between them.
+
+All I/O of a connection is here and nothing is decided here, except one thing: a side whose reader is slow stops the
+reading of the other side, so that what is held stays within the transports' write buffers.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, cast
+
+from l7observe.tasks import Tasks
+from l7proxy import commands as do
+from l7proxy.exchange import Exchange
+from l7proxy.limits import Limits
+from l7proxy.sockets import Address
+
+Dial = Callable[[Address, Address], Awaitable[socket.socket]]
+"""Connects from a client's address to a destination. Raises OSError if it cannot."""
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Owner(Protocol):
+    """Whoever accepts connections."""
+
+    tasks: Tasks
+    dial: Dial
+    limits: Limits
+
+    def admit(self, relay: "ClientSide", client: Address, destination: Address) -> Exchange | None:
+        """What is to happen on a new connection, None if it is refused."""
+        ...
+
+    def report(self, relay: "ClientSide", record: do.Record) -> None:
+        """Something happened that is worth a flow."""
+        ...
+
+    def gone(self, relay: "ClientSide") -> None:
+        """The connection has ended."""
+        ...
+
+
+class ClientSide(asyncio.Protocol):
+    """The client's transport, and the home of the connection."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._now = asyncio.get_running_loop().time
+        self._transport: asyncio.Transport | None = None
+        self._server: ServerSide | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._held = False
+        """The exchange does not want more of the client."""
+        self._server_slow = False
+        self._client_slow = False
+        self.client: Address = ("", 0)
+        self.destination: Address = ("", 0)
+        self.exchange: Exchange | None = None
+
+    # The client's transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The kernel accepted a connection: where it was going is our own address of it."""
+        # uvloop's transports are not asyncio's classes, but have their methods.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        peer, name = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if peer is None or name is None:
+            transport.abort()
+            return
+        self.client, self.destination = (peer[0], peer[1]), (name[0], name[1])
+        transport.set_write_buffer_limits(high=self._owner.limits.write_buffer)
+        self.exchange = self._owner.admit(self, self.client, self.destination)
+        if self.exchange is None:
+            self._reset(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        if self.exchange is not None:
+            self._perform(self.exchange.client_data(data, self._now()))
+
+    def eof_received(self) -> bool:
+        """The client sent FIN; what it asked for may still be on its way."""
+        if self.exchange is None:
+            return False
+        self._perform(self.exchange.client_eof(self._now()))
+        return True
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self._client_reads(False)
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._client_reads(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - part of the interface
+        """The client is gone."""
+        self._transport = None
+        if self.exchange is not None:
+            self._perform(self.exchange.client_lost(self._now()))
+            self.exchange = None
+            self._owner.gone(self)
+
+    # Events of the owner
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        exchange = self.exchange
+        if exchange is not None and (now >= exchange.deadline or exchange.tunnel):
+            self._perform(exchange.tick(now))
+
+    def drain(self) -> None:
+        """The process is about to end."""
+        if self.exchange is not None:
+            self._perform(self.exchange.drain(self._now()))
+
+    def abort(self) -> None:
+        """Ends the connection now."""
+        if self._transport is not None:
+            self._reset(self._transport)
+
+    # Events of the server's side
+
+    def server_data(self, data: bytes) -> None:
+        """Bytes came from the server."""
+        if self.exchange is not None:
+            self._perform(self.exchange.server_data(data, self._now()))
+
+    def server_eof(self) -> None:
+        """The server sent FIN."""
+        if self.exchange is not None:
+            self._perform(self.exchange.server_eof(self._now()))
+
+    def server_lost(self) -> None:
+        """The server's connection is gone, and not because we closed it."""
+        self._server = None
+        if self.exchange is not None:
+            self._perform(self.exchange.server_lost(self._now()))
+
+    def server_slow(self, slow: bool) -> None:
+        """The server reads slowly, or has caught up."""
+        self._server_slow = slow
+        self._read()
+
+    # Commands
+
+    def _perform(self, commands: Sequence[do.Command]) -> None:
+        for command in commands:
+            match command:
+                case do.SendToClient():
+                    if self._transport is not None:
+                        self._transport.write(command.data)
+                case do.SendToServer():
+                    if self._server is not None:
+                        self._server.transport.write(command.data)
+                case do.Record():
+                    self._owner.report(self, command)
+                case do.Connect():
+                    self._dialling = self._owner.tasks.start(self._dial(), name=f"dial {self.destination[0]}")
+                case do.PauseClient() | do.ResumeClient():
+                    self._held = isinstance(command, do.PauseClient)
+                    self._read()
+                case do.HalfCloseServer():
+                    if self._server is not None:
+                        self._server.transport.write_eof()
+                case do.HalfCloseClient():
+                    if self._transport is not None:
+                        self._transport.write_eof()
+                case do.CloseServer() | do.ResetServer():
+                    self._drop_server(reset=isinstance(command, do.ResetServer))
+                case do.CloseClient():
+                    if self._transport is not None:
+                        self._transport.close()
+                case do.ResetClient():
+                    if self._transport is not None:
+                        self._reset(self._transport)
+                case _:
+                    raise AssertionError(f"unknown command {command!r}")
+
+    async def _dial(self) -> None:
+        try:
+            sock = await self._owner.dial(self.client, self.destination)
+        except OSError as failed:
+            self._dialling = None
+            if self.exchange is not None:
+                detail = os.strerror(failed.errno).lower() if failed.errno else "cannot connect"
+                self._perform(self.exchange.server_failed(detail, self._now()))
+            return
+        server = ServerSide(self, self._owner.limits.write_buffer)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: server, sock=sock)
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        self._dialling = None
+        if self.exchange is None:
+            server.transport.abort()
+            return
+        self._server = server
+        if self._client_slow:
+            server.read(False)
+        self._perform(self.exchange.server_connected(self._now()))
+
+    def _drop_server(self, *, reset: bool) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.relay = None
+            if reset:
+                self._reset(server.transport)
+            else:
+                server.transport.close()
+        self._server_slow = False
+        self._read()
+
+    def _client_reads(self, reads: bool) -> None:
+        self._client_slow = not reads
+        if self._server is not None:
+            self._server.read(reads)
+        if self.exchange is not None:
+            self._perform(self.exchange.client_slow(not reads, self._now()))
+
+    def _read(self) -> None:
+        _read(self._transport, not (self._held or self._server_slow))
+
+    @staticmethod
+    def _reset(transport: asyncio.Transport) -> None:
+        """Closes with RST whatever the state: the peer must not take it for an orderly end."""
+        handle = transport.get_extra_info("socket")
+        if handle is not None and handle.fileno() >= 0:
+            # uvloop hides setsockopt of sockets it accepted; a duplicate is the same socket.
+            with socket.socket(fileno=os.dup(handle.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+
+
+class ServerSide(asyncio.Protocol):
+    """The server's transport."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, relay: ClientSide, write_buffer: int) -> None:
+        self.relay: ClientSide | None = relay
+        """None once the connection was given up."""
+        self._write_buffer = write_buffer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=self._write_buffer)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came from the server."""
+        if self.relay is not None:
+            self.relay.server_data(data)
+
+    def eof_received(self) -> bool:
+        """The server sent FIN."""
+        if self.relay is not None:
+            self.relay.server_eof()
+        return self.relay is not None
+
+    def pause_writing(self) -> None:
+        """The server reads slowly."""
+        if self.relay is not None:
+            self.relay.server_slow(True)
+
+    def resume_writing(self) -> None:
+        """The server has caught up."""
+        if self.relay is not None:
+            self.relay.server_slow(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - part of the interface
+        """Gone."""
+        if self.relay is not None:
+            self.relay.server_lost()
+
+    def read(self, wanted: bool) -> None:
+        """Read from the server, or let it wait."""
+        _read(self.transport, wanted)
+
+
+def _read(transport: asyncio.Transport | None, wanted: bool) -> None:
+    if transport is None or transport.is_closing() or transport.is_reading() == wanted:
+        return
+    if wanted:
+        transport.resume_reading()
+    else:
+        transport.pause_reading()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HttpServer: accepts redirected connections, holds them to the limits, and reports what happened on them.
+
+It never touches the kernel's tables: policy comes from the `Judge`, sockets are given. The original destination of a
+connection is the accepted socket's own address.
+
+Failure verdict: a connection that is one too many, or whose ends no policy knows, is reset and recorded.
+"""
+
+import asyncio
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from l7observe.flow import Flow
+from l7observe.tasks import Tasks
+from l7policy.verdict import Protocol, Reason
+from l7proxy import flows, sockets
+from l7proxy.commands import Record
+from l7proxy.exchange import Exchange
+from l7proxy.judge import Judge
+from l7proxy.limits import Limits
+from l7proxy.relay import ClientSide, Dial
+from l7proxy.sockets import Address
+
+_TICK = 0.5
+"""Seconds between two looks at the deadlines. One timer for all costs less than one for each."""
+
+_OTHER_FILES = 64
+"""Descriptors that are not connections."""
+
+
+class HttpServer:
+    """The proxy of one process."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        on_flow: Callable[[Flow], None],
+        limits: Limits | None = None,
+        *,
+        record_forwarded: bool = False,
+        dial: Dial = sockets.dial,
+    ) -> None:
+        """`on_flow` must neither block nor raise. `dial` is how a server is reached, and replaced only by tests."""
+        self.limits = Limits() if limits is None else limits
+        self.dial = dial
+        self.tasks = Tasks()
+        self._judge = judge
+        self._on_flow = on_flow
+        self._record_forwarded = record_forwarded
+        self._relays: dict[ClientSide, flows.Flows] = {}
+        self._per_client: Counter[str] = Counter()
+        self._servers: list[asyncio.Server] = []
+        self._empty = asyncio.Event()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_connections = min(self.limits.max_connections, max(1, (files - _OTHER_FILES) // 2))
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._relays)
+
+    async def start(self, listeners: Sequence[socket.socket]) -> None:
+        """Accepts connections on these sockets, and owns them from here on."""
+        loop = asyncio.get_running_loop()
+        for sock in listeners:
+            self._servers.append(await loop.create_server(lambda: ClientSide(self), sock=sock, backlog=4096))
+        self.tasks.start(self._watch(), name="http deadlines")
+
+    async def close(self, drain: float = 0.0) -> None:
+        """Accepts nothing more, lets requests under way end for up to `drain` seconds, and ends everything."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for relay in list(self._relays):
+            relay.drain()
+        if self._relays and drain > 0:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(drain):
+                    await self._empty.wait()
+            except TimeoutError:
+                pass
+        for relay in list(self._relays):
+            relay.abort()
+        if self._relays:
+            # Transports tell their protocols that they are gone in the loop's next round.
+            self._empty.clear()
+            await self._empty.wait()
+        await self.tasks.close()
+
+    # What a relay asks of its owner
+
+    def admit(self, relay: ClientSide, client: Address, destination: Address) -> Exchange | None:
+        """See `relay.Owner.admit`."""
+        address = client[0]
+        if len(self._relays) >= self._max_connections:
+            self._turn_away(Reason.HTTP_LIMIT, "too many connections", client, destination)
+            return None
+        if self._per_client.get(address, 0) >= self.limits.max_connections_per_client:
+            self._turn_away(Reason.HTTP_LIMIT, "too many connections of this client", client, destination)
+            return None
+        policy = self._judge.flow(address, destination[0], Protocol.TCP, destination[1])
+        if policy is None:
+            self._turn_away(Reason.ENDPOINT_UNKNOWN, "neither end is a workload", client, destination)
+            return None
+        self._relays[relay] = flows.Flows(policy, client, destination)
+        self._per_client[address] += 1
+        now = asyncio.get_running_loop().time()
+        return Exchange(policy, self.limits, now, record_forwarded=self._record_forwarded)
+
+    def report(self, relay: ClientSide, record: Record) -> None:
+        """See `relay.Owner.report`."""
+        self._on_flow(self._relays[relay].flow(record, time.time()))
+
+    def gone(self, relay: ClientSide) -> None:
+        """See `relay.Owner.gone`."""
+        del self._relays[relay]
+        address = relay.client[0]
+        self._per_client[address] -= 1
+        if not self._per_client[address]:
+            del self._per_client[address]
+        if not self._relays:
+            self._empty.set()
+
+    def _turn_away(self, reason: Reason, detail: str, client: Address, destination: Address) -> None:
+        self._on_flow(flows.refused(reason, detail, client, destination, time.time()))
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TICK)
+            now = loop.time()
+            for relay in list(self._relays):
+                relay.tick(now)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l7policy import yamltree
+from l7policy.errors import PolicyErrors
+from l7policy.yamltree import Node
+
+YAMLISH = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b: ",
+            "- ",
+            ": ",
+            "\n",
+            "\n  ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ", ",
+            "&x ",
+            "*x",
+            "'",
+            '"',
+            "|\n",
+            "<<",
+            "!!int ",
+            "? ",
+            "---\n",
+            "# ",
+            "%",
+            "\t",
+            "010",
+            "1.5",
+            "yes",
+            "~",
+            "\\x",
+            "é",
+            "\x00",
+        ]
+    )
+).map("".join)
+WORDS = st.text(
+    st.characters(
+        min_codepoint=0x20, max_codepoint=0x2FFF, exclude_characters="\x7f\u2028\u2029", exclude_categories=["Cc", "Cs"]
+    )
+)
+TREES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**17), 10**17) | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def nodes(node: Node) -> list[Node]:
+    return [
+        node,
+        *(below for child in (*node.items, *node.keys.values(), *node.fields.values()) for below in nodes(child)),
+    ]
+
+
+@settings(max_examples=200)
+@given(YAMLISH | st.text())
+def test_any_text_is_read_or_refused_with_a_place_inside_of_it(text: str) -> None:
+    lines = text.count("\n") + 1
+    try:
+        found = yamltree.parse("f", text)
+    except PolicyErrors as errors:
+        assert all(0 <= error.line <= lines + text.count("\x85") and error.message for error in errors.errors)
+    else:
+        assert all(node.value is not None for node in found)
+
+
+@settings(max_examples=100)
+@given(TREES)
+def test_json_is_read_as_what_it_says(tree: Any) -> None:
+    found = yamltree.parse("f", json.dumps(tree, ensure_ascii=False))
+    assert [node.value for node in found] == ([] if tree is None else [tree])
+    for node in found:
+        assert node.size == len(nodes(node))
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8))
+def test_every_value_is_found_where_it_was_written(indents: list[int]) -> None:
+    text = "".join(f"k{index}:\n{' ' * (indent + 1)}- v{index}\n" for index, indent in enumerate(indents))
+    (root,) = yamltree.parse("f", text)
+    lines = text.splitlines()
+    for key, node in root.fields.items():
+        item = node.items[0]
+        assert lines[root.keys[key].line - 1][root.keys[key].column - 1 :] == f"{key}:"
+        assert lines[item.line - 1][item.column - 1 :] == f"v{key[1:]}"
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True):
+    a: int
+    b: dict[str, str] | list[str] = []
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True):
+    a: list[Inner] = []
+    b: Inner | None = None
+    c: dict[str, Inner] = {}
+
+
+FIELDS = st.sampled_from("abcd")
+SHAPES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.integers(0, 9) | st.sampled_from("xy"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(FIELDS, SHAPES, max_size=4))
+def test_any_tree_becomes_a_struct_or_an_error_with_a_place(tree: Any) -> None:
+    (node,) = yamltree.parse("f", json.dumps(tree, indent=1))
+    try:
+        assert isinstance(yamltree.to_struct(node, Outer), Outer)
+    except PolicyErrors as errors:
+        assert all(error.line >= 1 and error.column >= 1 for error in errors.errors)

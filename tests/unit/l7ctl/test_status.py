@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of l7ctl.status."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from l7ctl.status import duration
+
+Run = Callable[..., Result]
+
+
+def test_the_picture_in_a_few_lines(l7ctl: Run) -> None:
+    assert l7ctl("status").stdout.splitlines()[:5] == [
+        "Agent      l7d 0.1.0, pid 4711, up 1h 2m",
+        "Node       node-1, kernel 6.1.0",
+        "Revision   7: 3 policies, 1 endpoint, 12 identities",
+        "Datapath   layout v1, attached by tcx, pinned at /sys/fs/bpf/l7",
+        "Audit log  /var/log/l7/audit.jsonl: 5 written, 0 lost",
+    ]
+
+
+def test_processes_tables_and_drops_are_listed(l7ctl: Run) -> None:
+    shown = [line.split() for line in l7ctl("status").stdout.splitlines()]
+    assert ["http-0", "4712", "ready", "7", "0", "yes", "0"] in shown
+    assert ["policy", "32", "65536", "0%"] in shown
+    assert ["POLICY_DENIED", "4", "240"] in shown
+
+
+def test_what_is_wrong_is_said(l7ctl: Run, agent: Any) -> None:
+    audit = {"path": "/var/log/l7/audit.jsonl", "written": 5, "lost": 9, "error": "no space left on the disk"}
+    agent.answers["GET /v1/status"] = agent.answers["GET /v1/status"] | {
+        "policy_load_error": "web.yaml:7:5: unknown field",
+        "audit": audit,
+        "events_lost": 3,
+    }
+    shown = l7ctl("status").stdout
+    assert "stays in force:\n  web.yaml:7:5: unknown field" in shown
+    assert "could not be written:\n  no space left on the disk" in shown
+    assert "ring was full):\n  3" in shown
+
+
+def test_an_answer_that_lacks_parts_is_still_shown(l7ctl: Run, agent: Any) -> None:
+    agent.answers["GET /v1/status"] = {"version": "0.0.1"}
+    assert l7ctl("status").exit_code == 0
+
+
+def test_programs_get_the_answer_as_it_is(l7ctl: Run, agent: Any) -> None:
+    assert json.loads(l7ctl("status", "-o", "json").stdout) == agent.answers["GET /v1/status"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59, "59s"), (61, "1m 1s"), (3600, "1h"), (90061, "1d 1h"), (86401, "1d 1s")],
+)
+def test_durations_have_two_parts_at_most(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

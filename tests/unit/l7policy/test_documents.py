@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from l7policy.documents import Source, load
+from l7policy.errors import PolicyErrors
+from l7policy.verdict import Direction
+
+EXAMPLES = Path(__file__).parents[3] / "examples/policies"
+
+
+def cnp(name: str, namespace: str = "shop", spec: str = "{endpointSelector: {}, ingress: [{}]}") -> str:
+    head = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+    return f"{head}metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+
+
+def np(name: str, namespace: str = "shop") -> str:
+    head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+    return f"{head}metadata: {{name: {name}, namespace: {namespace}}}\nspec: {{podSelector: {{}}}}\n"
+
+
+def complaint(*sources: Source) -> str:
+    with pytest.raises(PolicyErrors) as caught:
+        load(sources)
+    return str(caught.value)
+
+
+def test_policies_come_in_the_order_of_files_and_documents() -> None:
+    text = "---\n".join(map(cnp, "ab"))
+    found = load(
+        [Source("1", text), Source("2", ""), Source("3", "# none\n---\n"), Source("4", cnp("c") + "---\n" + np("a"))]
+    )
+    assert [(policy.name, policy.file, policy.line) for policy in found] == [
+        ("shop/a", "1", 1),
+        ("shop/b", "1", 6),
+        ("shop/c", "4", 1),
+        ("networkpolicy:shop/a", "4", 6),
+    ]
+    assert load([]) == ()
+
+
+def test_a_policy_that_is_there_twice_names_both_places() -> None:
+    expected = "2:1:1: CiliumNetworkPolicy shop/a is defined twice; first at 1:1 (hint: rename or remove one of them)"
+    assert complaint(Source("1", cnp("a")), Source("2", cnp("a"))) == expected
+    assert complaint(Source("1", np("a") + "---\n" + np("a"))).startswith(
+        "1:6:1: NetworkPolicy shop/a is defined twice; first at 1:1"
+    )
+    assert (
+        complaint(Source("1", cnp("a", "default")), Source("2", cnp("a").replace(", namespace: shop", ""))).count("\n")
+        == 0
+    )
+
+
+def test_other_namespaces_and_kinds_may_use_the_same_name() -> None:
+    clusterwide = cnp("a").replace("NetworkPolicy", "ClusterwideNetworkPolicy").replace(", namespace: shop", "")
+    found = load([Source("f", "---\n".join((cnp("a"), cnp("a", "other"), np("a"), clusterwide)))])
+    assert [policy.name for policy in found] == ["shop/a", "other/a", "networkpolicy:shop/a", "a"]
+
+
+def test_mistakes_of_all_files_are_told_at_once_and_nothing_is_loaded() -> None:
+    told = complaint(
+        Source("b.yaml", cnp("a", spec="{endpointSelector: {}, egres: []}")),
+        Source("a.yaml", "a: [b"),
+        Source("c.yaml", cnp("ok")),
+    )
+    assert [line.split(": ")[0] for line in told.splitlines()] == ["a.yaml:1:6", "b.yaml:4:7", "b.yaml:4:30"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("spec: [", "f:1:8: not YAML"),
+        (cnp("a") + "kind: X\n", "f:5:1: key kind is repeated; first on line 2"),
+        (
+            cnp("a", spec="{endpointSelector: {}, ingres: [{}]}"),
+            "f:4:30: unknown field ingres (hint: did you mean ingress?)",
+        ),
+        (
+            cnp("a", spec="{endpointSelector: {}, egress: [{toCIDR: [192.0.2.0/24], toFQDNs: [{matchName: a}]}]}"),
+            "f:4:64: combining toCIDR and toFQDNs is not supported (hint: write two elements; either may allow)",
+        ),
+        (
+            cnp(
+                "a",
+                spec="{endpointSelector: {}, egress: [{toPorts: [{ports: [{port: '80', protocol: UDP}], rules: {http: [{}]}}]}]}",
+            ),
+            "f:4:82: L7 rules can only apply to TCP (not UDP) except for DNS rules (hint: write protocol: TCP)",
+        ),
+        (
+            cnp(
+                "a",
+                spec="{endpointSelector: {}, egress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: '('}]}}]}]}",
+            ),
+            "f:4:111: path: RE2 refuses '(': missing ): (",
+        ),
+        (
+            cnp("a", spec=f"{{endpointSelector: {{}}, egress: [{{toFQDNs: [{{matchPattern: '{'a' * 256}'}}]}}]}}"),
+            "f:4:65: matchPattern: 256 characters are more than the 255 a DNS name can have",
+        ),
+    ],
+)
+def test_bad_input_is_a_clear_error_at_its_place(text: str, expected: str) -> None:
+    assert expected in complaint(Source("f", text))
+
+
+def test_the_examples_are_good_and_say_what_they_are_for() -> None:
+    paths = sorted(EXAMPLES.glob("*.yaml"))
+    found = {policy.name: policy for policy in load([Source(path.name, path.read_text("utf-8")) for path in paths])}
+    assert sorted(found) == [
+        "networkpolicy:shop/batch-closed",
+        "shop/backend-ingress",
+        "shop/batch-egress",
+        "shop/frontend-egress",
+    ]
+    assert found["shop/frontend-egress"].default_deny(Direction.EGRESS)
+    assert found["shop/backend-ingress"].default_deny(Direction.INGRESS)
+    assert found["networkpolicy:shop/batch-closed"].default_deny(Direction.INGRESS)
+    assert all(path.read_text("utf-8").startswith("# ") for path in paths)
