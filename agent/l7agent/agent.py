@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control plane: owns endpoints, policies and identities, and brings every change of them into force.
 
-One change at a time, each through the same transaction (`l7agent.reload`), be it a reload, a rollback, a new endpoint or a
-restart. Nothing the data path does waits for this process.
+One change at a time, each through the same transaction (`l7agent.reload`), be it a reload, a rollback, a new endpoint
+or a restart. Nothing the data path does waits for this process.
 """
 
 import asyncio
-import contextlib
 import logging
-import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from l7agent import api, endpoints as declarations, history, notify, workload
+from l7agent import endpoints as declarations
+from l7agent import history, workload
 from l7agent.auditing import Auditing
 from l7agent.compilation import Compiled, compile_all
 from l7agent.config import Config
@@ -24,21 +22,27 @@ from l7agent.history import History, Kept
 from l7agent.identities import Identities, IdentitiesExhausted
 from l7agent.kernel_state import KernelState
 from l7agent.reload import Change, ReloadFailed, transact
-from l7agent.statefile import StateError
 from l7agent.supervisor import Supervisor
 from l7agent.workers import worker_count
 from l7bpf.errors import DatapathError
 from l7observe.audit import AuditLog
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
-from l7policy.policydoc import Policy, Source
 from l7policy.errors import PolicyErrors
 from l7policy.model import Snapshot
+from l7policy.policydoc import Policy, Source
 
 LOOK_SECONDS: Final = 1.0
 """How often the node is looked at for workloads that came, moved or went."""
 
 _log = logging.getLogger(__name__)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReloadFailed(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 class StartFailed(Exception):
@@ -66,7 +70,10 @@ class Agent:
         self.kernel: KernelState
         self.auditing: Auditing
         self.supervisor = Supervisor(
-            Path(config.run), config_path, worker_count(config), lambda flows: self.auditing.flows(flows)
+            Path(config.run),
+            config_path,
+            worker_count(config),
+            lambda flows: self.auditing.flows(flows),  # noqa: PLW0108 - not made yet
         )
         self.tasks = Tasks()
         self._change = asyncio.Lock()
@@ -125,16 +132,11 @@ class Agent:
     def read_policy_files(self) -> tuple[Source, ...]:
         """Every ``*.yaml`` and ``*.yml`` of the policy directory, in name order. Raises ReloadFailed."""
         folder = Path(self.config.policies)
-        sources = []
         try:
             paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
-            for path in paths:
-                sources.append(Source(str(path), path.read_text("utf-8")))
-        except UnicodeDecodeError as error:
-            raise ReloadFailed(f"{paths[len(sources)]}: is not UTF-8: {error.reason} at byte {error.start}") from error
+            return tuple(Source(str(path), _text(path)) for path in paths)
         except OSError as error:
             raise ReloadFailed(f"{error.filename}: cannot be read: {error.strerror}") from error
-        return tuple(sources)
 
     async def reload(self, note: str = "reload") -> Change:
         """Brings the policy directory into force. Raises PolicyErrors, ReloadFailed; then nothing has changed."""
@@ -147,13 +149,11 @@ class Agent:
         return change
 
     async def rollback(self, revision: int | None) -> Change:
-        """Brings a kept rule set into force again, as a new revision. Raises UnknownRevision, PolicyErrors, ReloadFailed."""
+        """Brings a kept rule set into force again, as a new revision. Raises UnknownRevision, or as `reload`."""
         kept = self.history.find(revision)
         return await self._use(history.sources_of(kept), f"rollback to {kept.revision}")
 
-    def compare(
-        self, sources: tuple[Source, ...] | None
-    ) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
+    def compare(self, sources: tuple[Source, ...] | None) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
         """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
         policies = documents.load(sources if sources is not None else self.read_policy_files())
         workloads = {endpoint.declared.name: endpoint.labels for endpoint in self.endpoints}
@@ -196,9 +196,7 @@ class Agent:
             raise ReloadFailed(str(error)) from error
         before = dict(self.compiled.endpoint_policies) if self.compiled else {}
         self._revision += 1
-        self.snapshot = await transact(
-            compiled, self._revision, self.endpoints, self.kernel, self.supervisor
-        )
+        self.snapshot = await transact(compiled, self._revision, self.endpoints, self.kernel, self.supervisor)
         self.compiled = compiled
         self.auditing.learn(compiled.origins, self.snapshot.policies)
         try:
@@ -320,45 +318,3 @@ class Agent:
                     await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
                 except (ReloadFailed, DatapathError) as error:
                     _log.error("a change on the node could not be followed: %s", error)
-
-
-async def run(config: Config, config_path: Path | None) -> None:
-    """The agent's whole life, until SIGTERM or SIGINT. Raises StartFailed."""
-    try:
-        listener = api.listen(Path(config.api.socket), config.api.group)
-        agent = Agent(config, config_path)
-    except (StateError, api.SocketInUse) as error:
-        raise StartFailed(str(error)) from error
-    except OSError as error:
-        raise StartFailed(f"{error.filename or config.api.socket}: {error.strerror}") from error
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        await agent.start()
-        loop.add_signal_handler(signal.SIGHUP, lambda: agent.tasks.start(_hang_up(agent), name="reload"))
-        agent.tasks.start(api.serve(agent, listener), name="api")
-        notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")
-        await stop.wait()
-        notify.stopping()
-    except DatapathError as error:
-        raise StartFailed(str(error)) from error
-    finally:
-        await agent.close()
-        listener.close()
-        with contextlib.suppress(FileNotFoundError):
-            Path(config.api.socket).unlink()
-
-
-async def _hang_up(agent: Agent) -> None:
-    """SIGHUP: what `l7ctl rules reload` does, and reopen the log."""
-    notify.reloading()
-    agent.audit.reopen()
-    try:
-        await agent.reload_endpoints()
-        change = await agent.reload()
-        _log.info("revision %d in force after SIGHUP", change.revision)
-    except (PolicyErrors, ReloadFailed) as error:
-        _log.error("reload refused, nothing was changed:\n%s", error)
-    notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")

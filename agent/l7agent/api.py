@@ -21,8 +21,8 @@ from l7agent.agent import Agent
 from l7agent.history import UnknownRevision
 from l7agent.reload import ReloadFailed
 from l7agent.workload import WorkloadError
-from l7policy.policydoc import Source
 from l7policy.errors import PolicyErrors
+from l7policy.policydoc import Source
 
 T = TypeVar("T")
 
@@ -90,7 +90,9 @@ def problems() -> Iterator[None]:
         raise Problem(400, str(error)) from error
     except WorkloadError as error:
         raise Problem(
-            404 if error.missing else 400, str(error), "create it first; `ip netns list` shows what exists" if error.missing else ""
+            404 if error.missing else 400,
+            str(error),
+            "create it first; `ip netns list` shows what exists" if error.missing else "",
         ) from error
     except UnknownRevision as error:
         raise Problem(404, str(error), "l7ctl rules revisions lists what is kept") from error

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from l7agent.endpoints import Endpoints
-from l7bpf.events import Event
+from l7bpf.layouts import Event
 from l7observe.audit import AuditLog
 from l7observe.flow import Flow, FlowPeer
 from l7policy.ids import PolicyId

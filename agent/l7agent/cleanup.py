@@ -2,13 +2,12 @@
 """`l7d cleanup`: ends the data plane and takes everything off the node that outlives the agent on purpose."""
 
 import contextlib
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from l7agent import datapath, dataplane, wire
+from l7agent import datapath, wire
 from l7agent.config import Config
 
 DRAIN_SECONDS: Final = 2.0
@@ -23,14 +22,9 @@ def cleanup(config: Config) -> Iterator[str]:
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
         if probe.connect_ex(config.api.socket) == 0:
             raise AgentRunning(f"l7d agent is running ({config.api.socket}); stop it first")
-    pins = dataplane.pins(config)
     for path in sorted(Path(config.run).glob("*-[0-9].sock")):
         yield _stop(path)
-    yield from datapath.remove(pins)
-    if pins.exists():
-        # A bpffs knows unlink and rmdir like any other file system.
-        shutil.rmtree(pins)
-        yield f"{pins} removed"
+    yield from datapath.remove(config)
 
 
 def _stop(path: Path) -> str:
@@ -45,4 +39,3 @@ def _stop(path: Path) -> str:
             path.unlink(missing_ok=True)
             return f"{path.stem} was not running"
     return f"{path.stem} stopped"
-

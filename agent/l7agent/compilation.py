@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from l7agent.endpoints import Endpoint
 from l7agent.identities import RESERVED, Identities
 from l7policy import ids, resolve
-from l7policy.policydoc import Policy
 from l7policy.ids import EndpointId, IdentityId
 from l7policy.model import EndpointPolicy, FqdnPeer, Labels, Origin
+from l7policy.policydoc import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,5 @@ def compile_all(
         identities=numbered,
         prefixes=prefixes,
         selectors=resolve.selectors(policies),
-        origins={
-            rule.origin.cookie: rule.origin for policy in by_labels.values() for rule in policy.rules
-        },
+        origins={rule.origin.cookie: rule.origin for policy in by_labels.values() for rule in policy.rules},
     )

@@ -5,15 +5,27 @@ Programs, maps and links are pinned and stay when the agent goes; loading again 
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+import shutil
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
-from l7agent import dataplane
+from l7agent import dataplane, statefile
 from l7agent.config import Config
 from l7agent.endpoints import Endpoint
-from l7bpf import attach, bpffs, loader, routing
-from l7bpf.events import Event, Events
+from l7bpf import bpffs, loader, routing
+from l7bpf.attach import Attacher
+from l7bpf.errors import DatapathError
+from l7bpf.events import EventReader
+from l7bpf.layouts import Event
 from l7bpf.maps import Maps
+
+_log = logging.getLogger(__name__)
+
+DRAIN: Final = 1024
+"""Events handed over at a time, so that a flood of drops does not keep the agent from its other work."""
 
 
 class Datapath:
@@ -22,21 +34,22 @@ class Datapath:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._pins = dataplane.pins(config)
-        self._events: Events | None = None
-        self._attached: attach.Attachments
+        self._saved_settings = Path(config.state) / "node-settings.json"
+        self._events: EventReader | None = None
+        self._attacher: Attacher
         self.maps: Maps
         self.uplinks: list[str] = []
 
     @property
     def attach_mode(self) -> str:
         """``tcx`` or ``tc``."""
-        return self._attached.mode
+        return self._attacher.mode
 
     def load(self) -> None:
         """Compiles and pins the programs, makes maps that are not there yet. Raises DatapathError."""
         sizes = self._config.maps
         bpffs.ensure(self._pins)
-        loader.load(
+        loaded = loader.load(
             self._pins,
             loader.Constants(
                 max_endpoints=sizes.endpoints,
@@ -47,34 +60,48 @@ class Datapath:
                 max_fqdn_identities=sizes.fqdn_identities,
             ),
         )
+        for name, (actual, wanted) in loaded.kept_sizes.items():
+            _log.warning(
+                "map %s keeps its %d entries, not %d: `l7d cleanup` and a start change it", name, actual, wanted
+            )
         self.maps = Maps.open(self._pins)
-        self._attached = attach.Attachments(self._pins, mode=self._config.attach)
+        self._attacher = Attacher(self._pins, self._config.attach)
 
     def attach_node(self, uplinks: list[str]) -> None:
         """Puts the programs on the uplinks, and the way from marks to the proxies in place. Raises DatapathError."""
-        routing.add()
-        self._attached.attach_steer()
-        self._attached.attach_uplinks(uplinks)
+        saved = statefile.load(self._saved_settings, dict[str, str])
+        statefile.save(self._saved_settings, routing.add(saved))
+        self._attacher.attach_steer()
+        for name in uplinks:
+            try:
+                self._attacher.attach_uplink(socket.if_nametoindex(name))
+            except OSError as error:
+                raise DatapathError(f"uplink {name}: no such interface (config key uplinks)") from error
         self.uplinks = uplinks
 
     def attach_endpoint(self, endpoint: Endpoint) -> None:
         """Judges the workload's packets from now on. Raises DatapathError."""
         assert endpoint.attachment is not None  # noqa: S101 - a bug, not an input
-        self._attached.attach_endpoint(endpoint.attachment.ifindex, endpoint.id)
+        self._attacher.attach_endpoint(endpoint.attachment.ifindex, endpoint.id)
 
     def detach_endpoint(self, endpoint: Endpoint) -> None:
         """Lets the workload's packets pass unjudged. Raises DatapathError."""
         if endpoint.attachment is not None:
-            self._attached.detach_endpoint(endpoint.attachment.ifindex, endpoint.id)
+            self._attacher.detach_endpoint(endpoint.attachment.ifindex, endpoint.id)
 
     def on_events(self, callback: Callable[[list[Event]], None]) -> None:
         """Hands over dropped packets' events as they come, those of before the agent was there first."""
-        events = self._events = Events(self._pins)
+        events = self._events = EventReader(self._pins)
+        loop = asyncio.get_running_loop()
 
         def drain() -> None:
-            callback(events.drain())
+            found = events.drain(DRAIN)
+            callback(found)
+            if len(found) == DRAIN and self._events is not None:
+                # Readiness is reported for new records only; those left in the ring wake nobody.
+                loop.call_soon(drain)
 
-        asyncio.get_running_loop().add_reader(events.fileno(), drain)
+        loop.add_reader(events.fileno(), drain)
         drain()
 
     def close(self) -> None:
@@ -82,10 +109,27 @@ class Datapath:
         if self._events is not None:
             asyncio.get_running_loop().remove_reader(self._events.fileno())
             self._events.close()
+            self._events = None
 
 
-def remove(pins: Path) -> list[str]:
-    """Detaches and unpins everything. Returns a line for each thing done. Raises DatapathError."""
-    done = attach.remove_all(pins)
-    routing.remove()
-    return [*done, "rules and routes removed"]
+def remove(config: Config) -> Iterator[str]:
+    """Detaches and unpins everything, a line for each thing done. Raises DatapathError."""
+    pins = dataplane.pins(config)
+    if pins.is_dir():
+        attacher = Attacher(pins, config.attach)
+        with Maps.open(pins) as maps:
+            for ifindex, endpoint_id in list(maps.endpoint_by_ifindex.items()):
+                attacher.detach_endpoint(ifindex, endpoint_id)
+                yield f"endpoint {endpoint_id} detached"
+        for ifindex, name in socket.if_nameindex():
+            attacher.detach_uplink(ifindex)
+            if name in (config.uplinks if isinstance(config.uplinks, list) else ()):
+                yield f"uplink {name} detached"
+        attacher.detach_steer()
+        # A bpffs knows unlink and rmdir like any other file system.
+        shutil.rmtree(pins)
+        yield f"{pins} removed"
+    saved = Path(config.state) / "node-settings.json"
+    routing.remove(statefile.load(saved, dict[str, str]))
+    saved.unlink(missing_ok=True)
+    yield "rules and routes removed"

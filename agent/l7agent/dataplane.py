@@ -15,6 +15,7 @@ from l7policy.verdict import Protocol, ProxyKind
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
+
 def version() -> str:
     """Of the installed package."""
     return installed_version("l7gate")

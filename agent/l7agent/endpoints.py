@@ -86,7 +86,9 @@ def declare(netns: str, labels: list[str], name: str = "", interface: str = "", 
         raise EndpointError("an endpoint needs at least one label; policies select it by its labels")
     chosen = name or netns.rsplit("/", 1)[-1]
     if not chosen.replace("-", "").replace(".", "").replace("_", "").replace("/", "").isalnum() or chosen.isdigit():
-        raise EndpointError(f"{chosen!r} cannot name an endpoint: letters, digits, '-', '_', '.' and '/', not only digits")
+        raise EndpointError(
+            f"{chosen!r} cannot name an endpoint: letters, digits, '-', '_', '.' and '/', not only digits"
+        )
     return Declared(chosen, netns, tuple(sorted(canonical)), interface, source)
 
 

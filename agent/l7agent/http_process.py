@@ -18,7 +18,8 @@ from l7policy.http import PatternError
 from l7policy.model import Snapshot
 from l7policy.verdict import Protocol, ProxyKind
 from l7proxy import sockets
-from l7proxy.server import HttpServer, Limits
+from l7proxy.limits import Limits
+from l7proxy.server import HttpServer
 
 HTTP_PORT = 10080
 
@@ -60,10 +61,10 @@ async def serve(config: Config, slot: int) -> None:
     stop = asyncio.Event()
     limits = Limits(
         head_timeout=config.http.head_timeout,
-        idle_timeout=config.http.idle_timeout,
+        keep_alive_timeout=config.http.idle_timeout,
         connect_timeout=config.http.connect_timeout,
         max_connections=config.http.max_connections,
-        max_head_bytes=config.http.max_head_bytes,
+        max_head=config.http.max_head_bytes,
     )
 
     async def shutdown(drain: float) -> None:

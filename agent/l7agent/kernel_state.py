@@ -24,6 +24,7 @@ from l7policy.names import hash64
 ENFORCE_EGRESS = 1
 ENFORCE_INGRESS = 2
 
+
 @dataclass(slots=True)
 class _Staged:
     compiled: Compiled
@@ -33,6 +34,7 @@ class _Staged:
     """Interface index and addresses of each endpoint that is there."""
     written: list[tuple[PolicyId, IdentityId]] = field(default_factory=list)
     new_rows: list[EndpointId] = field(default_factory=list)
+
 
 class KernelState:
     """The agent's rows of the kernel's tables."""
@@ -225,5 +227,3 @@ class KernelState:
             (table.name, len(table), table.capacity)
             for table in (tables.endpoints, tables.ipcache, tables.policy, tables.conntrack, tables.fqdn_identities)
         ]
-
-__all__ = ["FqdnPeer", "Endpoint", "KernelState"]

@@ -39,7 +39,9 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", "path", type=click.Path(path_type=Path), envvar="L7_CONFIG", help="Default: /etc/l7/config.yaml")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), envvar="L7_CONFIG", help="Default: /etc/l7/config.yaml"
+)
 @click.version_option(package_name="l7gate", prog_name="l7d")
 @click.pass_context
 def main(context: click.Context, path: Path | None) -> None:
@@ -66,7 +68,8 @@ def agent(obj: tuple[Path | None, Config], print_config: bool) -> None:
     Enforcement, HTTP and DNS go on when it stops or dies; `l7d cleanup` ends them.
     """
     from l7agent import preflight
-    from l7agent.agent import StartFailed, run
+    from l7agent.agent import StartFailed
+    from l7agent.daemon import run
 
     path, config = obj
     if print_config:

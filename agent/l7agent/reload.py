@@ -17,7 +17,7 @@ from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
 from l7agent.kernel_state import KernelState
 from l7agent.supervisor import NotAcknowledged, Supervisor
-from l7bpf.maps import MapFull
+from l7bpf.errors import DatapathError
 from l7policy.model import Snapshot
 
 
@@ -44,7 +44,7 @@ async def transact(
     """Brings `compiled` into force as `revision`. Raises ReloadFailed."""
     try:
         snapshot = kernel.stage(compiled, endpoints, revision)
-    except (MapFull, OSError) as error:
+    except (DatapathError, OSError) as error:
         kernel.unstage()
         raise ReloadFailed(f"the kernel could not take the rules: {error}") from error
     try:
@@ -54,7 +54,7 @@ async def transact(
         raise ReloadFailed(f"not every process got ready: {error}") from error
     try:
         kernel.publish()
-    except (MapFull, OSError) as error:
+    except (DatapathError, OSError) as error:
         supervisor.abort(revision)
         kernel.unstage()
         raise ReloadFailed(f"the kernel could not take the rules: {error}") from error

@@ -261,7 +261,9 @@ class DataProcess:
 class Supervisor:
     """All data-plane processes of the node."""
 
-    def __init__(self, run: Path, config: Path | None, http_workers: int, on_flows: Callable[[list[Flow]], None]) -> None:
+    def __init__(
+        self, run: Path, config: Path | None, http_workers: int, on_flows: Callable[[list[Flow]], None]
+    ) -> None:
         def command(slot: Slot) -> list[str]:
             arguments = [sys.executable, "-m", "l7agent.main"]
             if config is not None:

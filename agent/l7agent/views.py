@@ -13,8 +13,8 @@ from l7agent.reload import Change
 from l7bpf.layouts import LAYOUT
 from l7policy import ids
 from l7policy.changes import Changes, EndpointChange
-from l7policy.policydoc import Policy
 from l7policy.errors import PolicyErrors
+from l7policy.policydoc import Policy
 from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
 
 View = dict[str, Any]
@@ -24,7 +24,8 @@ VERDICTS = ("allow", "deny", "redirect")
 def problems(errors: PolicyErrors) -> list[View]:
     """Each error and where it is."""
     return [
-        {"path": e.path, "line": e.line, "column": e.column, "message": e.message, "hint": e.hint} for e in errors.errors
+        {"path": e.path, "line": e.line, "column": e.column, "message": e.message, "hint": e.hint}
+        for e in errors.errors
     ]
 
 
@@ -71,7 +72,7 @@ def status(agent: Agent) -> View:
             "error": agent.audit.error,
         },
         "drops": [
-            {"reason": reason.name, "packets": counters[reason].packets, "bytes": counters[reason].bytes}
+            {"reason": reason.name, "packets": counters[reason].packets, "bytes": counters[reason].octets}
             for reason in Reason
             if reason != Reason.NONE and reason in counters
         ],
@@ -125,7 +126,12 @@ def identities(agent: Agent) -> list[View]:
 
     used: list[int] = list(agent.compiled.endpoint_identities.values()) if agent.compiled else []
     return [
-        {"id": number, "labels": list(agent.kernel.labels_of(number)), "kind": kind(number), "endpoints": used.count(number)}
+        {
+            "id": number,
+            "labels": list(agent.kernel.labels_of(number)),
+            "kind": kind(number),
+            "endpoints": used.count(number),
+        }
         for number in agent.kernel.identities()
     ]
 
@@ -223,7 +229,7 @@ def bpf_policy(agent: Agent, endpoint: Endpoint | None) -> list[View]:
             "proxy": ProxyKind(entry.proxy).name.lower(),
             "precedence": entry.precedence,
             "packets": entry.packets,
-            "bytes": entry.bytes,
+            "bytes": entry.octets,
             "rule": agent.auditing.origin(entry.cookie),
         }
         for key, entry in agent.kernel.policy_entries()

@@ -87,7 +87,9 @@ def _inspect(inside: Any, node: Any, netns: str, interface: str) -> Attachment:
         )
     )
     if not addresses:
-        raise WorkloadError(f"network namespace {netns!r} has no address on {link.get_attr('IFLA_IFNAME')}", missing=True)
+        raise WorkloadError(
+            f"network namespace {netns!r} has no address on {link.get_attr('IFLA_IFNAME')}", missing=True
+        )
     return Attachment(peer.get_attr("IFLA_IFNAME"), peer["index"], addresses)
 
 

@@ -6,12 +6,10 @@ class DatapathError(Exception):
     """The datapath could not be set up, changed or read. The message says what to do."""
 
 
-class MapFull(DatapathError):
+class MapFull(DatapathError):  # noqa: N818 - a state of the table, like queue.Full
     """A kernel table has no room for another entry. `table` names it."""
 
     def __init__(self, table: str, capacity: int) -> None:
-        super().__init__(
-            f"the kernel table {table} is full ({capacity} entries): raise maps.{table} in the configuration"
-        )
+        super().__init__(f"the kernel table {table} is full ({capacity} entries): raise its size in the configuration")
         self.table = table
         self.capacity = capacity

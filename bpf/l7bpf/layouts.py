@@ -172,7 +172,7 @@ class PolicyKey:
 
     def pack(self) -> bytes:
         if not 0 <= self.port_bits <= 16 or (self.port_bits and not self.protocol):
-            raise ValueError(f"{self}: port_bits must be 0–16, and 0 without a protocol")
+            raise ValueError(f"{self}: port_bits must be 0 to 16, and 0 without a protocol")
         port = self.port & ((0xFFFF << (16 - self.port_bits)) & 0xFFFF)
         prefixlen = _POLICY_PREFIX + (8 + self.port_bits if self.protocol else 0)
         return self.LAYOUT.pack(
@@ -196,11 +196,11 @@ class PolicyEntry:
     precedence: int = 0
     cookie: int = 0
     packets: int = 0
-    bytes: int = 0
+    octets: int = 0
     LAYOUT: ClassVar = struct.Struct("=QQQIBB2x")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.cookie, self.packets, self.bytes, self.precedence, self.verdict, self.proxy)
+        return self.LAYOUT.pack(self.cookie, self.packets, self.octets, self.precedence, self.verdict, self.proxy)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
@@ -245,7 +245,7 @@ class ConntrackEntry:
     last_seen_ns: int
     """CLOCK_MONOTONIC_COARSE"""
     packets: int
-    bytes: int
+    octets: int
     revision: int
     proxy: int
     upstream: int
@@ -255,7 +255,7 @@ class ConntrackEntry:
 
     def pack(self) -> bytes:
         return self.LAYOUT.pack(
-            self.last_seen_ns, self.packets, self.bytes, self.revision, self.proxy, self.upstream, self.flags
+            self.last_seen_ns, self.packets, self.octets, self.revision, self.proxy, self.upstream, self.flags
         )
 
     @classmethod
@@ -322,11 +322,11 @@ class Metric:
     """struct metric."""
 
     packets: int
-    bytes: int
+    octets: int
     LAYOUT: ClassVar = struct.Struct("=QQ")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.packets, self.bytes)
+        return self.LAYOUT.pack(self.packets, self.octets)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:

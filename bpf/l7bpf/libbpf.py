@@ -98,7 +98,7 @@ class LinkInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class TestRun:
+class ProgramRun:
     """What one run of a program gave back."""
 
     value: int
@@ -264,7 +264,7 @@ def link_detach(link: int) -> None:
     _checked(_library().bpf_link_detach(link))
 
 
-def test_run(program: int, data: bytes | None, context: bytes, repeat: int = 1) -> TestRun:
+def run_program(program: int, data: bytes | None, context: bytes, repeat: int = 1) -> ProgramRun:
     """Runs a program on one packet and context, without a network."""
     context_out = ctypes.create_string_buffer(len(context))
     data_in = ctypes.create_string_buffer(data, len(data)) if data is not None else None
@@ -283,7 +283,7 @@ def test_run(program: int, data: bytes | None, context: bytes, repeat: int = 1) 
         repeat=repeat,
     )
     _checked(_library().bpf_prog_test_run_opts(program, ctypes.byref(options)))
-    return TestRun(options.retval, context_out.raw, options.duration)
+    return ProgramRun(options.retval, context_out.raw, options.duration)
 
 
 def possible_cpus() -> int:

@@ -6,6 +6,7 @@ stay attached until `l7bpf.attach` updates their links. Failure verdict: `Datapa
 """
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -80,7 +81,7 @@ def load(pins: Path, constants: Constants | None = None, *, python: Path = SYSTE
     with tempfile.TemporaryDirectory(prefix="l7bpf-") as work:
         shim = Path(work)
         _build_shim(shim)
-        job = {
+        job: dict[str, object] = {
             "source": source,
             "cflags": [
                 *(f"-D{name}={value}" for name, value in macros.items()),
@@ -149,8 +150,6 @@ def _sizes(pins: Path, macros: dict[str, int]) -> Iterator[tuple[str, int, int]]
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    import os  # noqa: PLC0415
-
     fd = libbpf.obj_get(path)
     try:
         yield fd

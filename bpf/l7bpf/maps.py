@@ -10,6 +10,7 @@ import errno
 import hashlib
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,12 +283,12 @@ class Listeners(_Pinned):
 
     def update(self, key: ListenerKey, socket_fd: int) -> None:
         """Registers a listening TCP or bound UDP socket."""
-        self._write(key.pack(), socket_fd.to_bytes(8, "little" if os.sys.byteorder == "little" else "big"))
+        self._write(key.pack(), socket_fd.to_bytes(8, sys.byteorder))
 
     def get(self, key: ListenerKey) -> int | None:
         """The socket's cookie, or None."""
         data = libbpf.lookup(self.fd, key.pack(), 8)
-        return None if data is None else int.from_bytes(data, os.sys.byteorder)
+        return None if data is None else int.from_bytes(data, sys.byteorder)
 
     def delete(self, key: ListenerKey) -> bool:
         return libbpf.delete(self.fd, key.pack())
@@ -295,7 +296,7 @@ class Listeners(_Pinned):
     def items(self) -> Iterator[tuple[ListenerKey, int]]:
         """Live listeners and their sockets' cookies."""
         for key, value in self._rows():
-            yield ListenerKey.unpack(key), int.from_bytes(value, os.sys.byteorder)
+            yield ListenerKey.unpack(key), int.from_bytes(value, sys.byteorder)
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         """This kind of table has no batch read."""
@@ -320,7 +321,7 @@ class Metrics(_Pinned):
         if data is None:
             raise KeyError(row)
         values = [Metric.unpack(data[i : i + size]) for i in range(0, len(data), size)]
-        return Metric(sum(value.packets for value in values), sum(value.bytes for value in values))
+        return Metric(sum(value.packets for value in values), sum(value.octets for value in values))
 
     def items(self) -> Iterator[tuple[int, Metric]]:
         """Rows that counted anything."""
@@ -365,7 +366,7 @@ class Maps:
                 Listeners,
                 Metrics,
             ):
-                opened.append(kind(pins))
+                opened.append(kind(pins))  # noqa: PERF401 - what was opened must be closed if one fails
         except BaseException:
             for table in opened:
                 table.close()

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +38,9 @@ def checks(python: Path = SYSTEM_PYTHON) -> list[Check]:
     rows = [_root(), _kernel(platform.release()), _libbpf()]
     if os.geteuid() == 0 and libbpf.available():
         rows += [
-            _feature(f"program type {name}", lambda number=number: libbpf.has_program_type(number))
-            for name, number in _PROGRAM_TYPES.items()
+            _feature(f"program type {name}", libbpf.has_program_type(number)) for name, number in _PROGRAM_TYPES.items()
         ]
-        rows += [
-            _feature(f"map type {name}", lambda number=number: libbpf.has_map_type(number))
-            for name, number in _MAP_TYPES.items()
-        ]
+        rows += [_feature(f"map type {name}", libbpf.has_map_type(number)) for name, number in _MAP_TYPES.items()]
         rows.append(_tcx())
     mountinfo = Path("/proc/self/mountinfo").read_text()
     filesystems = Path("/proc/filesystems").read_text()
@@ -71,8 +66,7 @@ def _libbpf() -> Check:
     return Check("libbpf", ok, found, libbpf.LIBRARY, "" if ok else "apt-get install libbpf1")
 
 
-def _feature(name: str, probe: Callable[[], bool]) -> Check:
-    ok = probe()
+def _feature(name: str, ok: bool) -> Check:
     remedy = "" if ok else "use a kernel built with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_BPF_STREAM_PARSER"
     return Check(name, ok, "yes" if ok else "no", "yes", remedy)
 

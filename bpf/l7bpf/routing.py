@@ -37,7 +37,7 @@ SYSCTLS: Final = {
 
 
 def add(saved: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Sets all up. Returns the settings' values from before, for `remove`; keep it across restarts and give it back here."""
+    """Sets all up. Returns the settings' values from before, for `remove`: keep them, and give them back here."""
     before = dict(saved or {})
     try:
         for name, wanted in SYSCTLS.items():

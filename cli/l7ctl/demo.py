@@ -19,7 +19,7 @@ from l7ctl.output import count, items, line, output_option, styled
 from l7lab import Lab, LabError, LabUnavailableError, Terminated, sweep
 from l7lab.gate import Gate, commands, program
 from l7lab.scenario import Check, Scenario
-from l7observe.columns import Column, Columns
+from l7observe.columns import Column, Columns, printable
 from l7observe.compact import compact
 from l7observe.record import AuditRecord, decode
 
@@ -73,15 +73,19 @@ def run_demo(output: str, keep: bool) -> int:
     say("building the lab: a node, three workloads, an outside host with nginx and dnsmasq")
     with Lab() as lab:
         gate = Gate(lab)
-        say("starting l7d on the node with examples/policies")
-        gate.start()
-        say("registering frontend, batch and backend as endpoints")
-        gate.add_all()
+        try:
+            say("starting l7d on the node with examples/policies")
+            gate.start()
+            say("registering frontend, batch and backend as endpoints")
+            gate.add_all()
+        except LabError:
+            say_end_of_log(gate)
+            raise
         checks = list(Scenario(gate, say).run())
         report(checks, gate, time.monotonic() - began, output)
         good = all(check.ok for check in checks)
         if not good:
-            say(f"the end of what l7d said:\n{gate.agent.output()}")
+            say_end_of_log(gate)
         if keep:
             lab.keep()
             say_how_to_play(gate, to_stderr=output == "json")
@@ -114,6 +118,14 @@ def kinds(records: Sequence[AuditRecord]) -> list[AuditRecord]:
         what = (record.http or None, record.dns or None)
         first.setdefault((record.reason, record.endpoint.id, record.destination.where, what), record)
     return list(first.values())
+
+
+def say_end_of_log(gate: Gate) -> None:
+    """What the daemon itself has to say, for when something went wrong."""
+    log = gate.lab.folder / "l7d.log"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    for each in text.splitlines()[-40:]:
+        say(f"l7d: {printable(each)}")
 
 
 def say_how_to_play(gate: Gate, to_stderr: bool) -> None:

@@ -45,15 +45,14 @@ class PinnedTables:
         """See `KernelTables`."""
         try:
             for entry in entries:
-                row = PolicyEntry(entry.verdict, entry.proxy, entry.precedence, entry.cookie)
-                self._maps.policy.update(_key(policy_id, entry), row)
+                self._maps.policy.update(*policy_row(policy_id, entry))
         except MapFull as full:
             raise OSError(str(full)) from full
 
     def delete_entries(self, policy_id: PolicyId, entries: Sequence[Entry]) -> None:
         """See `KernelTables`."""
         for entry in entries:
-            self._maps.policy.delete(_key(policy_id, entry))
+            self._maps.policy.delete(policy_row(policy_id, entry)[0])
 
     def entries(self) -> Iterator[tuple[PolicyId, Entry]]:
         """See `KernelTables`."""
@@ -96,5 +95,9 @@ class PinnedTables:
         return found
 
 
-def _key(policy_id: PolicyId, entry: Entry) -> PolicyKey:
-    return PolicyKey(policy_id, entry.identity, entry.direction, entry.protocol, entry.port, entry.port_bits)
+def policy_row(policy_id: PolicyId, entry: Entry) -> tuple[PolicyKey, PolicyEntry]:
+    """A policy entry as the kernel holds it."""
+    return (
+        PolicyKey(policy_id, entry.identity, entry.direction, entry.protocol, entry.port, entry.port_bits),
+        PolicyEntry(entry.verdict, entry.proxy, entry.precedence, entry.cookie),
+    )

@@ -24,6 +24,7 @@ class IdentityRows:
         """None known yet."""
         self._kernel = kernel
         self.identities = Identities()
+        self._leftovers = False
 
     def ready(self, key: Key, view: View, now: float) -> FqdnIdentity:
         """The identity of a base and selectors, with the kernel knowing all of it."""
@@ -52,18 +53,20 @@ class IdentityRows:
         for identity in self.identities:
             for policy_id in [found for found in identity.entries if found not in view.policies]:
                 self._delete_policy(policy_id, identity)
+        self._leftovers = False
 
     def doubt(self) -> None:
         """After a failure half way: everything is to be written again."""
+        self._leftovers = True
         for identity in self.identities:
             identity.ready = False
 
     def retry(self, view: View) -> None:
         """Writes what is in use and not ready, and drops what a failed `drop_policies` left."""
-        doubtful = [found for found in self.identities if not found.ready and found.addresses]
-        for identity in doubtful:
-            self._write(identity, view)
-        if doubtful:
+        for identity in self.identities:
+            if not identity.ready and identity.addresses:
+                self._write(identity, view)
+        if self._leftovers:
             self.drop_policies(view)
 
     def collect(self, now: float, linger: float, but: FqdnIdentity | None = None) -> int:

@@ -65,10 +65,15 @@ class Process:
         """The end of what it printed."""
         return self.log.read_text(errors="replace")[-last:] if self.log.exists() else ""
 
+    def last_words(self) -> str:
+        """The last line of what it printed."""
+        lines = self.output().split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
     def require(self) -> None:
         """Raise if it has ended."""
         if not self.running:
-            raise LabError(f"{self.name} ended with {self.exit_code}: {self.output().strip() or 'it said nothing'}")
+            raise LabError(f"{self.name} ended with {self.exit_code}: {self.last_words()}")
 
     def wait(self, condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
         """Wait until `condition` holds; raise as soon as the program dies, or when time is up."""
@@ -77,10 +82,7 @@ class Process:
             self.require()
             return condition()
 
-        try:
-            wait_until(step, f"{self.name}: {what}", timeout)
-        except LabError as error:
-            raise LabError(f"{error}\n{self.output().strip()}".strip()) from error
+        wait_until(step, f"{self.name}: {what}", timeout)
 
     def wait_listening(self, *ports: int, protocol: str = "tcp", timeout: float = 10.0) -> None:
         """Wait until its namespace has a listener on each of the ports."""

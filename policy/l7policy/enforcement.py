@@ -32,8 +32,6 @@ ENFORCE: Final = {Direction.EGRESS: 1, Direction.INGRESS: 2}
 """Bit of an endpoint's flags that tells the kernel to judge its packets in a direction."""
 
 _CACHED_RULINGS: Final = 8192
-_UNSETTLED: Final = -1
-"""No revision is equal to it, so a flow that could not be resolved is tried again at its next request."""
 _RULES_NAMED: Final = 3
 
 
@@ -156,7 +154,7 @@ class Enforcement:
             # A workload went, or another one has its address now: the connection was not made under that one's policy.
             direction = Direction.EGRESS if old.source.endpoint else Direction.INGRESS
             gone = closed(direction, old.source.endpoint or old.destination.endpoint)
-            return Resolution(_UNSETTLED, old.source, old.destination, (gone,))
+            return Resolution(self.tables.revision(), False, old.source, old.destination, (gone,))
         return new
 
     def _resolve(self, client: str, destination: str, protocol: int, port: int) -> Resolution | None:
@@ -167,18 +165,18 @@ class Enforcement:
             return None
         ends = (self._side(client, client_row), self._side(destination, destination_row))
         stages: list[Stage] = []
+        settled = True
         for direction, row, remote in (
             (Direction.EGRESS, client_row, ends[1]),
             (Direction.INGRESS, destination_row, ends[0]),
         ):
             if row is None:
                 continue
-            stage, settled = self._stage(direction, row, remote.identity, protocol, port)
-            if not settled:
-                revision = _UNSETTLED
+            stage, known = self._stage(direction, row, remote.identity, protocol, port)
+            settled = settled and known
             if stage is not None:
                 stages.append(stage)
-        return Resolution(revision, *ends, tuple(stages))
+        return Resolution(revision, settled, *ends, tuple(stages))
 
     def _side(self, address: str, row: EndpointRow | None) -> Side:
         if row is not None:

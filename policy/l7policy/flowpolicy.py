@@ -74,6 +74,8 @@ class Resolution:
     """What a flow came to under one revision."""
 
     revision: int
+    settled: bool
+    """False if something that the verdict takes is not known (yet): to be resolved again at the next request."""
     source: Side
     destination: Side
     stages: tuple[Stage, ...]
@@ -98,14 +100,18 @@ class Resolver(Protocol):
 class FlowPolicy:
     """The policy of one connection, or of the questions between two addresses. Not to be shared between threads."""
 
-    __slots__ = ("_resolution", "_resolver", "port", "protocol", "revision")
+    __slots__ = ("_resolution", "_resolver", "_seen", "port", "protocol")
 
     def __init__(self, resolver: Resolver, resolution: Resolution, protocol: int, port: int) -> None:
         self._resolver = resolver
-        self._resolution = resolution
-        self.revision = resolution.revision
+        self._keep(resolution)
         self.protocol = protocol
         self.port = port
+
+    @property
+    def revision(self) -> int:
+        """Under which the flow was resolved last."""
+        return self._resolution.revision
 
     @property
     def source(self) -> Side:
@@ -163,10 +169,14 @@ class FlowPolicy:
 
     def _current(self) -> tuple[Stage, ...]:
         # The one comparison that every request pays for being judged under the policy in force.
-        if self._resolver.revision_in_force() != self.revision:
-            self._resolution = self._resolver.renew(self._resolution, self.protocol, self.port)
-            self.revision = self._resolution.revision
+        if self._resolver.revision_in_force() != self._seen:
+            self._keep(self._resolver.renew(self._resolution, self.protocol, self.port))
         return self._resolution.stages
+
+    def _keep(self, resolution: Resolution) -> None:
+        self._resolution = resolution
+        # No revision is negative, so what is not settled is never up to date.
+        self._seen = resolution.revision if resolution.settled else -1
 
     def _nobody(self) -> L7Decision:
         """Neither side's policy has a say (any more): what neither enforces is allowed."""

@@ -90,6 +90,7 @@ def c_header() -> str:
         "/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */",
         "/* Generated from policy/l7policy/verdict.py by `python -m l7policy.verdict`. Do not edit. */",
         "#pragma once",
+        "/* clang-format off */",
     ]
     for enum, prefix in ((Verdict, "VERDICT"), (Direction, "DIRECTION"), (ProxyKind, "PROXY"), (Reason, "REASON")):
         lines.append("")

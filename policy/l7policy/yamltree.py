@@ -41,6 +41,7 @@ MAX_DEPTH: Final = 64
 _RESOLVER: Final[Any] = Resolver()
 _TAG: Final = "tag:yaml.org,2002:"
 _UNREADABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_BREAK: Final = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _NO_MARK: Final = yaml.Mark("", 0, 0, 0, None, 0)
 T = TypeVar("T")
@@ -138,9 +139,9 @@ def _broken(path: str, text: str, error: yaml.MarkedYAMLError) -> PolicyError:
     mark = error.problem_mark or error.context_mark or _NO_MARK
     problem = ", ".join(filter(None, (error.context, error.problem))) or "unreadable"
     line, column = mark.line + 1, mark.column + 1
-    last = text.count("\n") + 1
-    if line > last:  # The scanner is one line past the end of a text without a last newline.
-        line, column = last, len(text) - text.rfind("\n")
+    breaks = [found.end() for found in _BREAK.finditer(text)]
+    if line > len(breaks) + 1:  # The scanner is one line past the end of a text without a last newline.
+        line, column = len(breaks) + 1, len(text) - (breaks[-1] if breaks else 0) + 1
     if error.context_mark is not None and error.context_mark.line + 1 != line:
         problem += f" (it began on line {error.context_mark.line + 1})"
     return PolicyError(path, line, column, f"not YAML: {problem}")

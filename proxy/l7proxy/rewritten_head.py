@@ -75,10 +75,6 @@ def _read(head: bytes, size: int) -> RequestHead | str:
     for field in head[line.end() : -4].split(b"\r\n"):
         name, _, value = field.partition(b":")
         fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
-    request = _h11_request(head)
-    if request is None:
-        return "refused by h11"
-
     method, target, minor = line[1], line[2], int(line[4])
     framing = _framing(fields, minor)
     if isinstance(framing, str):
@@ -99,6 +95,9 @@ def _read(head: bytes, size: int) -> RequestHead | str:
     if [value.lower() for value in expectations] not in ([], [b"100-continue"]):
         return "unknown Expect"
     upgrade = _upgrade(fields, connection, method, minor)
+    request = _h11_request(head)
+    if request is None:
+        return "refused by h11"
 
     raw = _write(method, target_out, minor, request, framing, drop_upgrade=b"upgrade" in fields and not upgrade)
     return RequestHead(

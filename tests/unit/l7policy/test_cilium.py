@@ -8,6 +8,7 @@ from l7policy import cilium, ciliumports, labels
 from l7policy.documents import Policy, Source, load
 from l7policy.errors import PolicyErrors
 from l7policy.model import CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Operator, Peer, Port, Requirement, Rule
+from l7policy.reader import Fields
 from l7policy.verdict import Direction, Protocol
 
 HEAD = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: web, namespace: shop}\n"
@@ -154,7 +155,10 @@ def test_an_empty_element_allows_nothing() -> None:
             (LabelPeer((is_in("any:io.kubernetes.pod.namespace", "other"),)),),
         ),
         (
-            "ingress: [{fromEndpoints: [{matchExpressions: [{key: 'k8s:io.kubernetes.pod.namespace', operator: Exists}]}]}]",
+            (
+                "ingress: [{fromEndpoints: ["
+                "{matchExpressions: [{key: 'k8s:io.kubernetes.pod.namespace', operator: Exists}]}]}]"
+            ),
             (LabelPeer((IN_ANY_NAMESPACE,)),),
         ),
         (
@@ -319,7 +323,10 @@ def test_a_deny_rule_names_peers_or_ports() -> None:
     [
         (
             "egressDeny: [{toFQDNs: [{matchName: a}]}]",
-            "1:15: field toFQDNs is not allowed here: a deny rule cannot go by name, since an address may belong to many names",
+            (
+                "1:15: field toFQDNs is not allowed here: "
+                "a deny rule cannot go by name, since an address may belong to many names"
+            ),
         ),
         (
             "egressDeny: [{toPorts: [{ports: [{port: '1', protocol: TCP}], rules: {http: [{}]}}]}]",
@@ -337,7 +344,8 @@ def test_a_deny_rule_has_no_names_no_requests_and_is_not_empty(spec: str, expect
 
 def test_each_element_of_to_ports_is_a_rule_with_its_origin() -> None:
     found = policy(
-        "egress:\n- {}\n- toPorts:\n  - ports: [{port: '1'}]\n  - ports: [{port: '2'}, {port: '3'}]\n- toEntities: [world]"
+        "egress:\n- {}\n- toPorts:\n  - ports: [{port: '1'}]\n"
+        "  - ports: [{port: '2'}, {port: '3'}]\n- toEntities: [world]"
     )
     assert [(str(r.origin), r.origin.file, r.origin.line) for r in found.rules] == [
         ("shop/web egress[1].toPorts[0]", "f", 9),
@@ -392,7 +400,7 @@ def test_description_and_labels_are_accepted_in_their_shape() -> None:
 
 def test_the_reference_page_names_every_field_and_entity() -> None:
     page = (Path(__file__).parents[3] / "docs/reference/policy.md").read_text("utf-8")
-    tables = [value for module in (cilium, ciliumports) for value in vars(module).values() if hasattr(value, "later")]
+    tables = [value for module in (cilium, ciliumports) for value in vars(module).values() if isinstance(value, Fields)]
     for table in tables:
         for field in table.supported | table.later | table.refused.keys():
             assert f"`{field}`" in page, field

@@ -83,14 +83,16 @@ def test_mistakes_of_all_files_are_told_at_once_and_nothing_is_loaded() -> None:
         (
             cnp(
                 "a",
-                spec="{endpointSelector: {}, egress: [{toPorts: [{ports: [{port: '80', protocol: UDP}], rules: {http: [{}]}}]}]}",
+                spec="{endpointSelector: {}, egress: [{toPorts: "
+                "[{ports: [{port: '80', protocol: UDP}], rules: {http: [{}]}}]}]}",
             ),
             "f:4:82: L7 rules can only apply to TCP (not UDP) except for DNS rules (hint: write protocol: TCP)",
         ),
         (
             cnp(
                 "a",
-                spec="{endpointSelector: {}, egress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: '('}]}}]}]}",
+                spec="{endpointSelector: {}, egress: [{toPorts: "
+                "[{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: '('}]}}]}]}",
             ),
             "f:4:111: path: RE2 refuses '(': missing ): (",
         ),

@@ -253,6 +253,7 @@ def test_a_policy_that_no_snapshot_knows_is_refused_until_one_does() -> None:
     node.move_client(11, revision=2)
     flow = node.flow()
     assert get(flow) == (False, Reason.POLICY_CHANGED, "")
+    assert flow.revision == 2
     node.enforcement.prepare(snapshot(2, {11: egress(allow("new"))}))
     assert get(flow) == (True, Reason.NONE, "new allow")
 

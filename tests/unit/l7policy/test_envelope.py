@@ -54,7 +54,10 @@ def test_a_list_is_unpacked() -> None:
         ("apiVersion: v1\nkind: 1", 'f:2:7: kind must be text, not a number (hint: quote it: "1")'),
         (
             "apiVersion: apps/v1\nkind: Deployment",
-            "f:2:7: kind Deployment is not supported (hint: known here: CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy, List, NetworkPolicy)",
+            (
+                "f:2:7: kind Deployment is not supported "
+                "(hint: known here: CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy, List, NetworkPolicy)"
+            ),
         ),
         (
             "apiVersion: v1\nkind: CiliumNetworkpolicy",

@@ -94,7 +94,10 @@ def test_an_empty_element_allows_everything() -> None:
             (LabelPeer((is_in("k8s:io.cilium.k8s.namespace.labels.team", "a"), IN_SOME)),),
         ),
         (
-            "ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: b}}, podSelector: {matchLabels: {app: a}}}]}]",
+            (
+                "ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: b}},"
+                " podSelector: {matchLabels: {app: a}}}]}]"
+            ),
             (LabelPeer((is_in("k8s:io.kubernetes.pod.namespace", "b"), is_in("k8s:app", "a"), IN_SOME)),),
         ),
         (
@@ -138,7 +141,10 @@ def test_a_protocol_not_given_is_tcp_and_a_port_not_given_is_every_port(ports: s
         ("podSelector:", "1:1: field podSelector has no value (leave it out, or write [] or {} if you mean empty)"),
         (
             "podSelector: {matchLabels: {'k8s:app': web}}",
-            "1:29: matchLabels: 'k8s:app' is not a label key: 1 to 63 letters, digits, '-', '_' or '.', a letter or digit at both ends",
+            (
+                "1:29: matchLabels: 'k8s:app' is not a label key: "
+                "1 to 63 letters, digits, '-', '_' or '.', a letter or digit at both ends"
+            ),
         ),
         ("policyTypes: [ingress]", "1:15: policyTypes: unknown type 'ingress'; did you mean Ingress?"),
         ("policyTypes: Ingress", "1:14: policyTypes must be a list, not text"),

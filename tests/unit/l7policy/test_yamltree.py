@@ -48,7 +48,10 @@ def test_text_is_read_as_kubernetes_reads_it(text: str, expected: list[Any]) -> 
         ("a: [b", "f.yaml:1:6: not YAML: while parsing a flow sequence, did not find expected ',' or ']'"),
         (
             "a: [b,\n\nc",
-            "f.yaml:3:2: not YAML: while parsing a flow sequence, did not find expected ',' or ']' (it began on line 1)",
+            (
+                "f.yaml:3:2: not YAML: while parsing a flow sequence, did not find expected ',' or ']'"
+                " (it began on line 1)"
+            ),
         ),
         ("ok: 1\na: b: c", "f.yaml:2:5: not YAML: mapping values are not allowed in this context"),
         (

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload with HTTP rules, judged by the real engine over tables in memory, and a playbook for exchanges."""
+
+from collections.abc import Callable
+
+import pytest
+
+from l7policy.enforcement import EndpointRow, Enforcement
+from l7policy.flowpolicy import FlowPolicy
+from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision
+from l7policy.model import EndpointPolicy, HeaderMatch, HttpRule, Origin, Port, Rule, Snapshot
+from l7policy.verdict import Direction, Protocol
+from l7proxy.commands import Command, Record
+from l7proxy.exchange import Exchange
+from l7proxy.limits import Limits
+
+CLIENT = "192.0.2.10"
+SERVER = "198.51.100.7"
+
+RULES = (
+    HttpRule(method="GET|HEAD", path="/public.*"),
+    HttpRule(method="POST|PUT", path="/upload"),
+    HttpRule(method="GET", path="/ws"),
+    HttpRule(method="CONNECT", path=r"db\.example\.com:5432"),
+    HttpRule(path="/token", headers=(HeaderMatch("X-Token", "s3cret"),)),
+)
+
+
+class World:
+    """One workload at CLIENT (also at 127.0.0.1), everything else outside; its rules can be replaced."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.workloads = {CLIENT, "127.0.0.1"}
+        self.enforcement = Enforcement(self)
+        self.load(RULES)
+
+    def load(self, rules: tuple[HttpRule, ...] | None) -> None:
+        """A new revision. None: the workload may not connect at all."""
+        ports = (Port(Protocol.TCP, 1, 65535),)
+        allowed = (
+            () if rules is None else (Rule(Direction.EGRESS, Origin("shop/web", "egress[0]"), None, ports, http=rules),)
+        )
+        policy = EndpointPolicy(rules=allowed, enforce_egress=True, selected_by=("shop/web",))
+        revision = Revision(self.number + 1)
+        identities = {IdentityId(1000): ("k8s:app=web",), IdentityId(2): ("reserved:world",)}
+        self.enforcement.prepare(Snapshot(revision, {PolicyId(1): policy}, identities, {}, ()))
+        self.enforcement.commit(revision)
+        self.number = revision
+
+    def policy(self) -> FlowPolicy:
+        """The policy of a connection from the workload to the outside."""
+        policy = self.enforcement.flow(CLIENT, SERVER, Protocol.TCP, 80)
+        assert policy is not None
+        return policy
+
+    # l7policy.enforcement.Tables
+
+    def revision(self) -> int:
+        return self.number
+
+    def endpoint(self, address: str) -> EndpointRow | None:
+        if address not in self.workloads:
+            return None
+        return EndpointRow(EndpointId(7), PolicyId(1), IdentityId(1000), 1)
+
+    def identity(self, address: str) -> int:
+        return 2
+
+    def fqdn_labels(self, identity: int) -> None:
+        return None
+
+
+class Playbook:
+    """Plays events to an exchange. Each returns the commands that follow, without records: those are collected."""
+
+    def __init__(self, policy: FlowPolicy, limits: Limits, *, record_forwarded: bool) -> None:
+        self.now = 0.0
+        self.records: list[Record] = []
+        self.exchange = Exchange(policy, limits, self.now, record_forwarded=record_forwarded)
+
+    def client(self, data: bytes) -> list[Command]:
+        return self._played(self.exchange.client_data(data, self.now))
+
+    def client_eof(self) -> list[Command]:
+        return self._played(self.exchange.client_eof(self.now))
+
+    def client_lost(self) -> list[Command]:
+        return self._played(self.exchange.client_lost(self.now))
+
+    def client_slow(self, slow: bool) -> list[Command]:
+        return self._played(self.exchange.client_slow(slow, self.now))
+
+    def connected(self) -> list[Command]:
+        return self._played(self.exchange.server_connected(self.now))
+
+    def failed(self, detail: str) -> list[Command]:
+        return self._played(self.exchange.server_failed(detail, self.now))
+
+    def server(self, data: bytes) -> list[Command]:
+        return self._played(self.exchange.server_data(data, self.now))
+
+    def server_eof(self) -> list[Command]:
+        return self._played(self.exchange.server_eof(self.now))
+
+    def server_lost(self) -> list[Command]:
+        return self._played(self.exchange.server_lost(self.now))
+
+    def after(self, seconds: float) -> list[Command]:
+        self.now += seconds
+        return self._played(self.exchange.tick(self.now))
+
+    def drain(self) -> list[Command]:
+        return self._played(self.exchange.drain(self.now))
+
+    def _played(self, commands: list[Command]) -> list[Command]:
+        self.records += [command for command in commands if isinstance(command, Record)]
+        return [command for command in commands if not isinstance(command, Record)]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def playbook(world: World) -> Callable[..., Playbook]:
+    def begin(limits: Limits | None = None, *, record_forwarded: bool = False) -> Playbook:
+        return Playbook(world.policy(), limits or Limits(), record_forwarded=record_forwarded)
+
+    return begin
