@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers denies from the kernel's ring and from the proxies, completes them with names, and hands them to the audit log."""
+"""Gathers denies from the kernel's ring and from the proxies, completes them with names, hands them to the audit log."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Auditing:
-    """Turns events into complete flows. What an event refers to may be gone: names of older revisions are remembered."""
+    """Turns events into complete flows. Names of older revisions are remembered: events may refer to them."""
 
     def __init__(self, log: AuditLog, endpoints: Endpoints, labels_of: Callable[[int], tuple[str, ...]]) -> None:
         self._log = log

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A data-plane process's side of the wire: it listens, obeys one agent at a time, and sends its flows.
 
-It never waits for the agent: flows go to a bounded buffer, and what finds it full is counted. Without an agent the process
-goes on judging with what it has.
+It never waits for the agent: flows go to a bounded buffer, and what finds it full is counted. Without an agent the
+process goes on judging with what it has.
 """
 
 import asyncio

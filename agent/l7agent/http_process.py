@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`l7d http`: one worker of the HTTP proxy. Wires sockets, kernel tables, enforcement and the agent's wire together.
 
-Failure verdict: without a snapshot every request is refused, and without this process the kernel drops what would need it.
+Failure verdict: without a snapshot every request is refused; without this process the kernel drops what would need it.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel's tables hold for the agent, and the steps by which they change (`l7agent.reload` gives the order).
 
-One writer per entry: this class writes entries of identities the agent numbers, ipcache prefixes of the agent, endpoints
-and the revision. Rows of FQDN identities belong to the DNS process and are never touched here, except that entries of
-policies nobody uses any more are swept.
+One writer per entry: this class writes entries of identities the agent numbers, ipcache prefixes of the agent,
+endpoints and the revision. Rows of FQDN identities belong to the DNS process and are never touched here, except that
+entries of policies nobody uses any more are swept.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class KernelState:
         self._staged = staged = _Staged(compiled, snapshot, rows, places)
         for selector in compiled.selectors:
             self._selector_labels[hash64(selector.label)] = selector.label
-        # New identities must be known to the old policies too: a prefix changes identity before endpoints change policy.
+        # The old policies must know new identities too: a prefix changes identity before endpoints change policy.
         for policy_id, policy in {**self._policies, **policies}.items():
             self._write(staged, policy_id, policy, ANY_IDENTITY, None)
             for identity, labels in {**self._identities, **compiled.identities}.items():

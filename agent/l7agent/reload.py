@@ -3,12 +3,12 @@
 
     stage     entries of new policies and new identities are written beside the old ones; nothing refers to them yet
     prepare   dns and every http worker acknowledge the snapshot; from here they can judge under both revisions
-    publish   ipcache prefixes, then each endpoint's policy id (one write each), then the revision: conntrack entries and
-              kept-alive connections of older revisions are judged again
+    publish   ipcache prefixes, then each endpoint's policy id (one write each), then the revision: conntrack entries
+              and kept-alive connections of older revisions are judged again
     collect   what nothing refers to any more is deleted
 
-A failure before publish unstages and nothing has changed. Publishing only overwrites rows that exist or were made room for
-while staging, so it does not fail for want of space.
+A failure before publish unstages and nothing has changed. Publishing only overwrites rows that exist or were made room
+for while staging, so it does not fail for want of space.
 """
 
 from dataclasses import dataclass

@@ -105,8 +105,8 @@ class DataProcess:
             await self._kill()
             self.restarts += 1
         self.state = "starting"
-        # Its own session: a signal to the agent's group must not reach it. Not asyncio's subprocess, which would end the
-        # process together with the agent's loop.
+        # Its own session: a signal to the agent's group must not reach it. Not asyncio's subprocess, which would end
+        # the process together with the agent's loop.
         pid = os.posix_spawn(
             self._command[0],
             self._command,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages between the agent and the data-plane processes, and how they are framed on a unix socket.
 
-The process listens and the agent connects, so that a restarted agent finds the processes of the one before it. A frame is
-a 4-byte big-endian length and a msgpack body. A frame over `MAX_FRAME` or that does not decode closes the connection: the
-peer is another version, and the agent replaces it.
+The process listens and the agent connects, so that a restarted agent finds the processes of the one before it. A frame
+is a 4-byte big-endian length and a msgpack body. A frame over `MAX_FRAME` or that does not decode closes the
+connection: the peer is another version, and the agent replaces it.
 """
 
 import asyncio

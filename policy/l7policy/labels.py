@@ -94,6 +94,9 @@ def selector_key(key: str) -> str:
     source, rest = split_source(key, ANY)
     if source not in SELECTOR_SOURCES:
         raise LabelError(_unknown_source(source, SELECTOR_SOURCES))
+    if rest in {f"{K8S}.{NAMESPACE_KEY}", f"{ANY}.{NAMESPACE_KEY}"}:
+        # Seen in the wild, also in Cilium's own examples. No workload carries it, so a deny rule would deny nothing.
+        raise LabelError(f"no workload has the label {rest}; did you mean {NAMESPACE}?")
     if source == RESERVED and rest not in RESERVED_NAMES:
         if rest in RESERVED_NAMES_OF_CILIUM:
             raise LabelError(f"label reserved:{rest} is not supported yet")

@@ -81,6 +81,10 @@ def test_a_key_of_a_selector_without_a_source_means_any_source(text: str, expect
         ("k8:app", "unknown label source 'k8'; did you mean k8s?"),
         ("cidr:192.0.2.0/24", "unknown label source 'cidr'"),
         ("reserved:kube-apiserver", "label reserved:kube-apiserver is not supported yet"),
+        (
+            "k8s.io.kubernetes.pod.namespace",
+            "no workload has the label k8s.io.kubernetes.pod.namespace; did you mean k8s:io.kubernetes.pod.namespace?",
+        ),
         ("reserved:hots", "unknown label reserved:hots; did you mean host?"),
     ],
 )
