@@ -33,8 +33,17 @@ TESTED_ELSEWHERE = {
     "l7policy.ids",
     "l7policy.model",
     "l7observe.flow",
-    # Each command is tested with the tables it prints.
+    # Tested with every table, in l7ctl.tables.
     "l7ctl.identity",
+    # Sockets and processes: tested by the integration tests, on real traffic.
+    "l7ctl.demo",
+    "l7dns.listener",
+    "l7dns.server",
+    "l7dns.sockets",
+    "l7dns.upstream",
+    "l7proxy.relay",
+    "l7proxy.server",
+    "l7proxy.sockets",
 }
 
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -164,13 +173,20 @@ def test_decisions_are_numbered_without_gaps() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+COMMAND = re.compile(r"\s*(?:[$#] )?(?:sudo )?((?:l7ctl|make)(?: .*)?)")
+
+
 def _commands(document: Path) -> Iterator[tuple[int, list[str]]]:
     """Command lines in the code blocks of a document, with their line numbers."""
     fenced = False
     for number, line in enumerate(_lines(document), 1):
         if line.lstrip().startswith("```"):
             fenced = not fenced
-        elif fenced and (found := re.match(r"\s*(?:[$#] )?(?:sudo )?((?:l7ctl|make)(?: .*)?)$", line)):
+        elif (
+            fenced
+            and "─" not in line
+            and (found := re.match(r"\s*(?:[$#] )?(?:sudo )?((?:l7ctl|make)(?: .*)?)$", line))
+        ):
             command = re.split(r"\s+(?:#|\||&&|>|;)(?:\s|$)", found[1])[0]
             try:
                 yield number, shlex.split(command)
@@ -206,6 +222,21 @@ def _check_l7ctl(words: list[str]) -> str:
     return ""
 
 
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("status -o json", ""),
+        ("--socket x rules check - policy.yaml", ""),
+        ("endpoint list|add|remove", ""),
+        ("rules lint", "no command lint"),
+        ("status --fast", "no option --fast"),
+        ("endpoint add --netns=blue --label a=b --colour red", "no option --colour"),
+    ],
+)
+def test_a_stale_command_would_be_noticed(command: str, problem: str) -> None:
+    assert _check_l7ctl(command.split()) == problem
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_every_command_in_the_documents_exists(document: Path) -> None:
     makefile = ROOT / "Makefile"
@@ -220,6 +251,23 @@ def test_every_command_in_the_documents_exists(document: Path) -> None:
         if problem:
             wrong.append(f"{document}:{number}: {problem}: {' '.join(words)}")
     assert wrong == []
+
+
+def _leaves(command: click.Command, path: str = "") -> Iterator[str]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from _leaves(child, f"{path} {name}".strip())
+    else:
+        yield path
+
+
+def test_the_manual_page_has_every_command_and_no_other() -> None:
+    page = (ROOT / "docs/man/l7ctl.1").read_text()
+    commands = page.split(".SH COMMANDS")[1].split(".SH ")[0]
+    assert sorted(re.findall(r"^\.TP\n\.B (.+)$", commands, re.MULTILINE)) == sorted(_leaves(l7ctl))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)

@@ -6,6 +6,7 @@ or a restart. Nothing the data path does waits for this process.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -34,6 +35,9 @@ from l7policy.policydoc import Policy, Source
 
 LOOK_SECONDS: Final = 1.0
 """How often the node is looked at for workloads that came, moved or went."""
+
+LOOKS_PER_INSPECTION: Final = 15
+"""Most looks are glances; each so many-th also finds addresses that were given to a workload later."""
 
 _log = logging.getLogger(__name__)
 
@@ -273,10 +277,15 @@ class Agent:
                 await self._bring_into_force(self._policies)
                 await self._attach_all()
 
-    async def _locate_all(self) -> bool:
-        """Looks where every workload is. Returns whether any came, moved or went."""
+    async def _locate_all(self, *, glance: bool = False) -> bool:
+        """Looks where every workload is. Returns whether any came, moved or went.
+
+        A glance takes those for unchanged whose namespace and interface still stand.
+        """
         moved = False
         for endpoint in self.endpoints:
+            if glance and endpoint.attachment is not None and endpoint.attachment.stands(endpoint.declared.netns):
+                continue
             try:
                 attachment = await asyncio.to_thread(
                     workload.inspect, endpoint.declared.netns, endpoint.declared.interface
@@ -305,11 +314,12 @@ class Agent:
         return workload.uplinks({e.attachment.ifindex for e in self.endpoints if e.attachment is not None})
 
     async def _watch_node(self) -> None:
-        while True:
+        for look in itertools.count(1):
             await asyncio.sleep(LOOK_SECONDS)
             addresses = await asyncio.to_thread(workload.node_addresses)
             async with self._change:
-                if not await self._locate_all() and addresses == self._node_addresses:
+                moved = await self._locate_all(glance=bool(look % LOOKS_PER_INSPECTION))
+                if not moved and addresses == self._node_addresses:
                     continue
                 self._node_addresses = addresses
                 try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers denies from the kernel's ring and from the proxies, completes them with names, hands them to the audit log."""
+"""Gathers denies from the kernel and the proxies, completes them with names, and hands them to the audit log."""
 
 import logging
 import time

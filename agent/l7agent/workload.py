@@ -2,17 +2,20 @@
 """Looks into a network namespace: which addresses the workload has, and which interface of the node leads to it."""
 
 import contextlib
+import os
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netns import setns
 
 NETNS_FOLDER: Final = Path("/run/netns")
-LINK_LOCAL: Final = 253
 GLOBAL: Final = 0
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class WorkloadError(Exception):
@@ -34,6 +37,18 @@ class Attachment:
     """Index of it, in the node's namespace."""
     addresses: tuple[str, ...]
     """The workload's addresses, without prefix length; no link-local ones."""
+    namespace: int
+    """Inode of the namespace: a name can come back with another one behind it."""
+
+    def stands(self, netns: str) -> bool:
+        """Whether namespace and interface are still the same: two system calls instead of a look inside."""
+        try:
+            return (
+                socket.if_indextoname(self.ifindex) == self.interface
+                and netns_path(netns).stat().st_ino == self.namespace
+            )
+        except OSError:
+            return False
 
 
 def netns_path(netns: str) -> Path:
@@ -47,25 +62,19 @@ def inspect(netns: str, interface: str = "") -> Attachment:
     if not path.exists():
         raise WorkloadError(f"no network namespace {netns!r} ({path} does not exist)", missing=True)
     try:
-        with contextlib.closing(IPRoute(netns=str(path))) as inside, contextlib.closing(IPRoute()) as node:
-            return _inspect(inside, node, netns, interface)
+        namespace = path.stat().st_ino
+        links, addresses = _inside(path)
+        with contextlib.closing(IPRoute()) as node:
+            outside = {link["index"]: link for link in node.get_links()}
     except NetlinkError as error:
         raise WorkloadError(f"network namespace {netns!r}: {error}", missing=True) from error
     except OSError as error:
         raise WorkloadError(f"network namespace {netns!r}: {error.strerror or error}") from error
-
-
-def _inspect(inside: Any, node: Any, netns: str, interface: str) -> Attachment:
-    links = [
-        link
-        for link in inside.get_links()
-        if _kind(link) == "veth" and (not interface or link.get_attr("IFLA_IFNAME") == interface)
-    ]
+    links = [link for link in links if _kind(link) == "veth" and interface in ("", link.get_attr("IFLA_IFNAME"))]
     if not links:
         wanted = f"interface {interface!r}" if interface else "veth interface"
         raise WorkloadError(f"network namespace {netns!r} has no {wanted}", missing=True)
     # A link's index of its peer means something only here if the peer really is here and points back.
-    outside = {link["index"]: link for link in node.get_links()}
     pairs = [
         (link, peer)
         for link in links
@@ -79,18 +88,46 @@ def _inspect(inside: Any, node: Any, netns: str, interface: str) -> Attachment:
         names = ", ".join(sorted(link.get_attr("IFLA_IFNAME") for link, _ in pairs))
         raise WorkloadError(f"network namespace {netns!r} has several veth pairs; choose one of {names} as interface")
     link, peer = pairs[0]
-    addresses = tuple(
+    own = tuple(
         sorted(
             address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
-            for address in inside.get_addr(index=link["index"])
-            if address["scope"] == GLOBAL and address["family"] in (socket.AF_INET, socket.AF_INET6)
+            for address in addresses
+            if address["index"] == link["index"] and address["scope"] == GLOBAL and address["family"] in FAMILIES
         )
     )
-    if not addresses:
-        raise WorkloadError(
-            f"network namespace {netns!r} has no address on {link.get_attr('IFLA_IFNAME')}", missing=True
-        )
-    return Attachment(peer.get_attr("IFLA_IFNAME"), peer["index"], addresses)
+    if not own:
+        name = link.get_attr("IFLA_IFNAME")
+        raise WorkloadError(f"network namespace {netns!r} has no address on {name}", missing=True)
+    return Attachment(peer.get_attr("IFLA_IFNAME"), peer["index"], own, namespace)
+
+
+def _inside(path: Path) -> tuple[list[Any], list[Any]]:
+    """Links and addresses of another namespace. Raises OSError, NetlinkError.
+
+    A thread can change its namespace, and this one ends with it. pyroute2's own way is a forked child, which shares the
+    signal pipe of this process's event loop: the SIGTERM that ends the child would end the agent.
+    """
+    found: list[tuple[list[Any], list[Any]]] = []
+    failed: list[Exception] = []
+
+    def look() -> None:
+        try:
+            namespace = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                setns(namespace)
+            finally:
+                os.close(namespace)
+            with contextlib.closing(IPRoute()) as netlink:
+                found.append((list(netlink.get_links()), list(netlink.get_addr())))
+        except (OSError, NetlinkError) as error:
+            failed.append(error)
+
+    looker = threading.Thread(target=look, name="look-into-namespace")
+    looker.start()
+    looker.join()
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def _kind(link: Any) -> str:
@@ -105,7 +142,7 @@ def node_addresses() -> dict[str, str]:
         return {
             address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"): names[address["index"]]
             for address in node.get_addr()
-            if address["family"] in (socket.AF_INET, socket.AF_INET6)
+            if address["family"] in FAMILIES
         }
 
 

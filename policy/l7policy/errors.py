@@ -26,7 +26,7 @@ class PolicyError(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
         return f"{place}: {self.message}{hint}"
 
 
-class PolicyErrors(Exception):  # noqa: N818  it is all of them
+class PolicyErrors(Exception):
     """All mistakes found, in the order of files, lines and columns. Never empty."""
 
     def __init__(self, errors: Iterable[PolicyError]) -> None:

@@ -378,13 +378,13 @@ class Exchange:
         end = body.feed(self._inbox, 0)
         self._inbox = self._inbox[end:]
         self._discarded += end
-        if body.done:
+        if body.fault or self._discarded > self._limits.discard or (self._client_ended and not body.done):
+            self._end(out, now, linger=True)
+        elif body.done:
             self._discarded = 0
             self._phase = Phase.HEAD
             self.deadline = now + self._limits.keep_alive_timeout
             return True
-        if body.fault or self._client_ended or self._discarded > self._limits.discard:
-            self._end(out, now, linger=True)
         return False
 
     # The end of a request
@@ -451,7 +451,7 @@ class Exchange:
         begun = self._answered
         verdict = Verdict.DROPPED if reason in (Reason.HTTP_MALFORMED, Reason.HTTP_TIMEOUT) else Verdict.ERROR
         out.append(Record.of(verdict, reason, request, 0 if begun else status, self._decision, detail))
-        self._drop_server(out, reset=True)
+        self._drop_server(out, reset=request is not None)
         if begun:
             self._break_off(out)
             return

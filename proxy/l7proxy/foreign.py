@@ -5,11 +5,11 @@ from typing import Final
 
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 
+# Apart from TLS, which is waited for, each must be told by the bytes up to the first that no request begins with.
 _PREFIXES: Final = (
     (_TLS_HANDSHAKE, "TLS ClientHello"),
     (b"SSH-", "SSH"),
-    (b"\x00\x00\x00", "binary protocol"),
-    (b"\xffSMB", "SMB"),
+    (b"\x00", "binary protocol"),
     (b"\x05", "SOCKS5"),
     (b"\x04", "SOCKS4"),
     (b"*", "Redis"),

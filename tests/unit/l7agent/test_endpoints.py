@@ -9,7 +9,7 @@ from l7agent.endpoints import Conflict, EndpointError, Endpoints
 from l7agent.workload import Attachment
 
 WEB = endpoints.declare("web", ["app=web"])
-PLACE = Attachment("lxc-web", 7, ("192.0.2.5", "2001:db8::5"))
+PLACE = Attachment("lxc-web", 7, ("192.0.2.5", "2001:db8::5"), 4026532000)
 
 
 def test_labels_become_canonical_and_the_namespace_names_the_endpoint() -> None:

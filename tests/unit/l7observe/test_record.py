@@ -2,6 +2,8 @@
 """Tests of l7observe.record."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,13 @@ def test_the_columns_show_who_what_and_why(http_deny: Flow) -> None:
 
 def test_every_reason_has_a_text() -> None:
     assert all(reason.text for reason in Reason)
+
+
+def test_the_reference_shows_a_record_and_explains_every_field() -> None:
+    text = (Path(__file__).parents[3] / "docs/reference/audit-log.md").read_text("utf-8")
+    example = text.split("```json\n")[1].split("\n```")[0].encode()
+    found = record.decode(example)
+    assert found is not None
+    assert record.encode(found) == example + b"\n"
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert re.findall(r"`(\w+)`", rows) == list(record.AuditRecord.__struct_fields__)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What crosses an interface to other machines: from_uplink and to_uplink."""
+
+import pytest
+from l7bpf.layouts import ConntrackKey
+
+TCP, UDP = 6, 17
+TO_PROXY, TO_SERVER = 0x200, 0xB00
+INVALID_SOURCE, NO_RULE, MALFORMED, FRAGMENT = 132, 133, 134, 157
+
+
+def arrive(node, packet, **options):
+    return node.run("from_uplink", packet, **options)
+
+
+def leave(node, packet, **options):
+    return node.run("to_uplink", packet, **options)
+
+
+def entry(node, source, destination, sport, dport, protocol=TCP):
+    return node.maps.conntrack.get(ConntrackKey(source, destination, sport, dport, protocol))
+
+
+class TestArriving:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda b, n: b.tcp(n.stranger, n.node, 40000, 22),
+            lambda b, n: b.tcp(n.stranger6, n.node6, 40000, 22),
+            lambda b, n: b.arp(),
+            lambda b, n: b.frame(0x88CC, bytes(40)),
+            lambda b, n: b.tcp(n.stranger, n.node, 40000, 22)[:36],
+            lambda b, n: b.ip(n.stranger, n.node, 17, bytes(16), fragment=100),
+            lambda b, n: b.ip(n.stranger, n.node, 50, bytes(16)),
+        ],
+    )
+    def test_what_is_not_for_a_workload_is_left_alone(self, node, build, make):
+        node.enforce(web="both", db="both")
+        result = arrive(node, make(build, node), mark=0x123)
+        assert (result.passed, result.mark) == (True, 0x123)
+        assert len(node.maps.conntrack) == 0
+
+    def test_ingress_policy_decides(self, node, build):
+        node.enforce(web="ingress")
+        packet = build.tcp(node.server, node.web, 40000, 80)
+        result = arrive(node, packet)
+        assert (result.reason, result.events[0].direction) == (NO_RULE, 1)
+        node.policy(70, "ingress", node.SERVER_IDENTITY, TCP, 80)
+        assert arrive(node, packet).passed
+        assert entry(node, node.server, node.web, 40000, 80) is not None
+
+    def test_ingress_policy_redirects(self, node, build):
+        node.enforce(web="ingress")
+        node.policy(70, "ingress", node.WORLD, TCP, 80, verdict="http")
+        result = arrive(node, build.tcp(node.stranger6, node.web6, 40000, 80), mark=0x5000)
+        assert result.mark == 0x5000 | TO_PROXY
+        assert arrive(node, build.tcp(node.stranger6, node.web6, 40000, 80, build.ACK)).mark == TO_PROXY
+
+    def test_replies_to_a_workload_pass(self, node, build):
+        node.enforce(web="ingress")
+        node.run("from_endpoint", build.tcp(node.web, node.server, 40000, 80))
+        result = arrive(node, build.tcp(node.server, node.web, 80, 40000, build.SYN_ACK))
+        assert (result.passed, result.mark) == (True, 0)
+
+    def test_replies_to_the_proxy_are_marked(self, node, build):
+        node.enforce(web="egress")
+        node.policy(70, "egress", 0, TCP, 80, verdict="http")
+        node.run("from_endpoint", build.tcp(node.web, node.server, 40000, 80))
+        assert arrive(node, build.tcp(node.server, node.web, 80, 40000, build.SYN_ACK)).mark == TO_PROXY
+
+    @pytest.mark.parametrize("kind", ["tcp", "udp"])
+    def test_replies_to_a_port_of_the_proxys_own_are_marked(self, node, build, kind):
+        make = getattr(build, kind)
+        leave(node, make(node.web, node.server, 61000, 80), mark=TO_SERVER)
+        reply = make(node.server, node.web, 80, 61000, *([build.SYN_ACK] if kind == "tcp" else []))
+        assert arrive(node, reply).mark == TO_PROXY
+
+    def test_and_still_are_under_a_new_revision_that_allows_the_flow(self, node, build):
+        node.enforce(web="egress")
+        node.policy(70, "egress", 0, TCP, 80, verdict="http")
+        leave(node, build.tcp(node.web, node.server, 61000, 80), mark=TO_SERVER)
+        node.revision(2)
+        assert arrive(node, build.tcp(node.server, node.web, 80, 61000, build.ACK)).mark == TO_PROXY
+        row = entry(node, node.web, node.server, 61000, 80)
+        assert (row.proxy, row.upstream, row.revision) == (0, 1, 2)
+
+    def test_errors_about_the_proxys_packets_are_marked(self, node, build):
+        packet = build.tcp(node.web6, node.server6, 61000, 80)
+        leave(node, packet, mark=TO_SERVER)
+        assert arrive(node, build.icmp(node.stranger6, node.web6, 2, data=packet[14:])).mark == TO_PROXY
+
+    @pytest.mark.parametrize("source", ["db", "db6", "web", "node", "node6"])
+    def test_an_address_of_this_node_cannot_come_from_outside(self, node, build, source):
+        destination = node.web6 if source.endswith("6") else node.web
+        assert arrive(node, build.tcp(getattr(node, source), destination, 40000, 80)).reason == INVALID_SOURCE
+
+    def test_nor_as_part_of_a_flow_within_the_node(self, node, build):
+        node.run("from_endpoint", build.tcp(node.web, node.db, 40000, 80))
+        assert arrive(node, build.tcp(node.db, node.web, 80, 40000, build.ACK)).reason == INVALID_SOURCE
+
+    def test_a_connection_met_half_way_passes_by_its_own_merits_only(self, node, build):
+        node.enforce(web="egress")
+        assert arrive(node, build.tcp(node.server, node.web, 80, 40000, build.ACK)).passed
+        assert len(node.maps.conntrack) == 0
+        node.enforce(web="")
+        assert arrive(node, build.tcp(node.server, node.web, 80, 40000, build.ACK)).passed
+        assert entry(node, node.server, node.web, 80, 40000) is not None
+
+    def test_what_a_workload_cannot_be_judged_for_is_dropped(self, node, build):
+        node.enforce(web="ingress")
+        node.policy(70, "ingress", 0)
+        assert arrive(node, build.tcp(node.server, node.web, 1, 2)[:36]).reason == MALFORMED
+        assert arrive(node, build.ip(node.server, node.web, UDP, bytes(16), fragment=9)).reason == FRAGMENT
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("kind", ["tcp", "udp"])
+    def test_the_proxys_connection_is_remembered(self, node, build, kind):
+        result = leave(node, getattr(build, kind)(node.web, node.server, 61000, 80), mark=TO_SERVER)
+        assert (result.passed, result.mark) == (True, TO_SERVER)
+        row = entry(node, node.web, node.server, 61000, 80, TCP if kind == "tcp" else UDP)
+        assert (row.upstream, row.proxy, row.revision) == (1, 0, 1)
+
+    def test_the_workloads_entry_keeps_its_verdict(self, node, build):
+        node.enforce(web="egress")
+        node.policy(70, "egress", 0, UDP, 53, verdict="dns")
+        node.run("from_endpoint", build.udp(node.web, node.server, 40000, 53))
+        leave(node, build.udp(node.web, node.server, 40000, 53), mark=TO_SERVER)
+        row = entry(node, node.web, node.server, 40000, 53, UDP)
+        assert (row.proxy, row.upstream) == (2, 1)
+
+    @pytest.mark.parametrize(
+        ("options", "flags"),
+        [
+            ({"mark": 0}, 2),
+            ({"mark": 0xA00}, 2),
+            ({"mark": TO_SERVER, "ingress_ifindex": 1}, 2),  # forwarded: not the proxy's
+            ({"mark": TO_SERVER}, 16),  # not the first
+        ],
+    )
+    def test_nothing_else_is(self, node, build, options, flags):
+        assert leave(node, build.tcp(node.web, node.server, 61000, 80, flags), **options).passed
+        assert len(node.maps.conntrack) == 0

@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from l7policy.model import HttpRule
+from l7policy.verdict import Reason, Verdict
+from l7proxy.commands import (
+    CloseClient,
+    CloseServer,
+    Connect,
+    HalfCloseClient,
+    HalfCloseServer,
+    PauseClient,
+    ResetClient,
+    ResetServer,
+    ResumeClient,
+    SendToClient,
+    SendToServer,
+)
+from l7proxy.limits import Limits
+from l7proxy.replies import ACCESS_DENIED, reply
+
+Begin = Callable[..., Any]
+
+HOST = b"Host: shop.example.com\r\n"
+GET = b"GET /public HTTP/1.1\r\n" + HOST + b"\r\n"
+SECRET = b"GET /secret HTTP/1.1\r\n" + HOST + b"\r\n"
+UPLOAD = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\n"
+CHUNKED = b"POST /upload HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+WEBSOCKET = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+DENIED = SendToClient(reply(403, ACCESS_DENIED, keep_alive=True))
+DENIED_AND_CLOSED = SendToClient(reply(403, ACCESS_DENIED, keep_alive=False))
+MALFORMED = SendToClient(reply(400, b"malformed request\r\n", keep_alive=False))
+
+
+def started(playbook: Begin, request: bytes = GET, **options: Any) -> Any:
+    """A connection whose first request was sent on."""
+    book = playbook(**options)
+    book.client(request)
+    book.connected()
+    return book
+
+
+class TestRequests:
+    def test_an_allowed_request_is_sent_as_it_came_and_answered(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(GET) == [Connect()]
+        assert book.connected() == [SendToServer(GET)]
+        assert book.server(OK) == [SendToClient(OK)]
+        assert book.client(GET) == [SendToServer(GET)]
+        assert book.server(OK) == [SendToClient(OK)]
+        assert book.records == []
+
+    def test_nothing_is_connected_for_a_denied_request(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(SECRET) == [DENIED]
+        assert book.client(GET) == [Connect()]
+        (record,) = book.records
+        assert (record.verdict, record.reason) == (Verdict.DROPPED, Reason.HTTP_DENIED)
+        assert (record.method, record.host, record.path, record.status) == ("GET", "shop.example.com", "/secret", 403)
+        assert record.decision.rule == "shop/web egress[0]"
+        assert record.decision.policies == ("shop/web",)
+
+    def test_a_denied_head_request_gets_no_body(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(b"HEAD /secret HTTP/1.1\r\n" + HOST + b"\r\n") == [
+            SendToClient(reply(403, ACCESS_DENIED, keep_alive=True, method=b"HEAD"))
+        ]
+
+    def test_headers_are_judged(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(b"GET /token HTTP/1.1\r\n" + HOST + b"X-Token: wrong\r\n\r\n") == [DENIED]
+        assert book.client(b"GET /token HTTP/1.1\r\n" + HOST + b"x-token: s3cret\r\n\r\n") == [Connect()]
+
+    def test_pipelined_requests_are_answered_in_order_and_each_is_judged(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(GET + SECRET + GET + SECRET) == [Connect()]
+        assert book.connected() == [SendToServer(GET)]
+        assert book.server(OK[:-1]) == [SendToClient(OK[:-1])]
+        assert book.server(OK[-1:]) == [SendToClient(OK[-1:]), DENIED, SendToServer(GET)]
+        assert book.server(OK) == [SendToClient(OK), DENIED]
+
+    def test_a_reload_reaches_the_next_request_of_a_kept_alive_connection(self, playbook: Begin, world: Any) -> None:
+        book = started(playbook)
+        book.server(OK)
+        world.load((HttpRule(path="/secret"),))
+        assert book.client(GET) == [DENIED]
+        assert book.client(SECRET) == [SendToServer(SECRET)]
+
+    def test_a_reload_that_forbids_the_flow_ends_the_connection(self, playbook: Begin, world: Any) -> None:
+        book = started(playbook)
+        book.server(OK)
+        world.load(None)
+        assert book.client(GET) == [DENIED_AND_CLOSED, CloseServer(), HalfCloseClient()]
+        assert book.records[0].reason == Reason.POLICY_DENIED
+
+    def test_a_body_passes_as_it_comes(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(UPLOAD + b"he") == [Connect()]
+        assert book.connected() == [SendToServer(UPLOAD + b"he")]
+        assert book.client(b"ll") == [SendToServer(b"ll")]
+        assert book.client(b"o" + GET) == [SendToServer(b"o")]
+        assert book.server(OK) == [SendToClient(OK), SendToServer(GET)]
+
+    def test_a_chunked_body_passes_line_by_line(self, playbook: Begin) -> None:
+        book = started(playbook, CHUNKED)
+        assert book.client(b"5;a=b\r") == []
+        assert book.client(b"\nhel") == [SendToServer(b"5;a=b\r\nhel")]
+        assert book.client(b"lo\r\n0\r\nX-Sum: 1\r\n\r\n") == [SendToServer(b"lo\r\n0\r\nX-Sum: 1\r\n\r\n")]
+        assert book.server(OK) == [SendToClient(OK)]
+
+    def test_a_broken_chunk_ends_both_sides_and_the_server_sees_no_complete_request(self, playbook: Begin) -> None:
+        book = started(playbook, CHUNKED)
+        assert book.client(b"5\r\nhelloX") == [SendToServer(b"5\r\nhello"), ResetServer(), MALFORMED, HalfCloseClient()]
+        (record,) = book.records
+        assert (record.reason, record.detail) == (Reason.HTTP_MALFORMED, "chunk does not end where its size says")
+
+    def test_a_head_in_pieces_waits_until_it_is_whole(self, playbook: Begin) -> None:
+        book = playbook()
+        for byte in GET[:-1]:
+            assert book.client(bytes([byte])) == []
+        assert book.client(GET[-1:]) == [Connect()]
+        assert book.connected() == [SendToServer(GET)]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("data", "detail"),
+        [
+            (b"\x16\x03\x01\x02\x00\x01", "TLS ClientHello"),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", "SSH"),
+            (
+                UPLOAD.replace(b"5\r\n", b"5\r\nTransfer-Encoding: chunked\r\n"),
+                "both Content-Length and Transfer-Encoding",
+            ),
+            (b"GET /public/..%2fsecret HTTP/1.1\r\n" + HOST + b"\r\n", "encoded slash or backslash in path"),
+        ],
+    )
+    def test_not_a_byte_of_what_is_uncertain_is_forwarded(self, playbook: Begin, data: bytes, detail: str) -> None:
+        book = playbook()
+        assert book.client(data) == [MALFORMED, HalfCloseClient()]
+        (record,) = book.records
+        assert (record.verdict, record.reason, record.detail) == (Verdict.DROPPED, Reason.HTTP_MALFORMED, detail)
+        assert book.client(GET) == []
+
+    def test_a_malformed_request_is_answered_in_its_turn(self, playbook: Begin) -> None:
+        book = started(playbook, GET + b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
+        assert book.server(OK) == [SendToClient(OK), MALFORMED, CloseServer(), HalfCloseClient()]
+        assert book.records[0].detail == "blank before colon"
+
+    def test_a_small_refused_body_is_thrown_away_and_the_connection_kept(self, playbook: Begin) -> None:
+        refused = UPLOAD.replace(b"/upload", b"/secret")
+        book = playbook()
+        assert book.client(refused + b"he") == [DENIED]
+        assert book.client(b"llo" + GET) == [Connect()]
+        assert book.connected() == [SendToServer(GET)]
+
+    def test_a_large_refused_body_ends_the_connection(self, playbook: Begin) -> None:
+        refused = UPLOAD.replace(b"/upload", b"/secret").replace(b": 5", b": 500000")
+        book = playbook()
+        assert book.client(refused) == [DENIED_AND_CLOSED, HalfCloseClient()]
+        assert book.client(b"a" * 1000) == []
+
+    def test_a_refused_chunked_body_is_thrown_away_up_to_the_limit(self, playbook: Begin) -> None:
+        refused = CHUNKED.replace(b"/upload", b"/secret")
+        book = playbook(Limits(discard=10))
+        assert book.client(refused) == [DENIED]
+        assert book.client(b"100\r\naaaaaaaaa") == [HalfCloseClient()]
+
+    def test_a_refused_client_that_waits_for_100_may_not_send_another_request(self, playbook: Begin) -> None:
+        refused = UPLOAD.replace(b"/upload", b"/secret").replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+        assert playbook().client(refused) == [DENIED_AND_CLOSED, HalfCloseClient()]
+
+    def test_a_client_that_goes_on_after_a_refusal_is_cut_off(self, playbook: Begin) -> None:
+        book = playbook(Limits(discard=10))
+        book.client(b"\x16\x03\x01")
+        assert book.client(b"a" * 10) == []
+        assert book.client(b"a") == [ResetClient()]
+
+    def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them(self, playbook: Begin) -> None:
+        book = playbook(Limits(hold=2 * len(SECRET)))
+        assert book.client_slow(True) == []
+        assert book.client(SECRET) == []
+        assert book.client(SECRET) == [PauseClient()]
+        assert book.client_slow(False) == [DENIED, DENIED, ResumeClient()]
+
+
+class TestAnswers:
+    def test_an_early_answer_does_not_stop_the_body(self, playbook: Begin) -> None:
+        book = started(playbook, UPLOAD + b"he")
+        assert book.server(OK) == [SendToClient(OK)]
+        assert book.client(b"llo" + GET) == [SendToServer(b"llo"), SendToServer(GET)]
+
+    def test_an_early_answer_that_closes_does(self, playbook: Begin) -> None:
+        answer = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        book = started(playbook, UPLOAD + b"he")
+        assert book.server(answer) == [SendToClient(answer), CloseServer(), HalfCloseClient()]
+
+    def test_a_final_answer_instead_of_100_ends_the_connection(self, playbook: Begin) -> None:
+        book = started(playbook, UPLOAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        assert book.server(OK) == [SendToClient(OK), CloseServer(), HalfCloseClient()]
+
+    def test_100_continue_passes_through(self, playbook: Begin) -> None:
+        book = started(playbook, UPLOAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert book.server(interim) == [SendToClient(interim)]
+        assert book.client(b"hello") == [SendToServer(b"hello")]
+        assert book.server(OK) == [SendToClient(OK)]
+        assert book.client(GET) == [SendToServer(GET)]
+
+    def test_either_side_may_end_keep_alive(self, playbook: Begin) -> None:
+        closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        assert started(playbook).server(closing) == [SendToClient(closing), CloseServer(), CloseClient()]
+        book = started(playbook, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert book.server(OK) == [SendToClient(OK), CloseServer(), CloseClient()]
+
+    def test_an_answer_without_length_ends_with_the_server(self, playbook: Begin) -> None:
+        book = started(playbook)
+        assert book.server(b"HTTP/1.0 200 OK\r\n\r\nhel") == [SendToClient(b"HTTP/1.0 200 OK\r\n\r\nhel")]
+        assert book.server(b"lo") == [SendToClient(b"lo")]
+        assert book.server_eof() == [CloseServer(), CloseClient()]
+        assert book.records == []
+
+    def test_an_answer_to_nothing_never_reaches_the_client(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK)
+        assert book.server(OK) == [CloseServer(), CloseClient()]
+        book = started(playbook)
+        assert book.server(OK + OK) == [SendToClient(OK), CloseServer(), CloseClient()]
+
+    def test_an_answer_that_cannot_be_understood_is_a_502(self, playbook: Begin) -> None:
+        book = started(playbook)
+        bad_gateway = SendToClient(reply(502, b"upstream protocol error\r\n", keep_alive=False))
+        assert book.server(b"220 mail.example.com ESMTP\r\n") == [ResetServer(), bad_gateway, HalfCloseClient()]
+        (record,) = book.records
+        assert (record.verdict, record.reason, record.status) == (Verdict.ERROR, Reason.UPSTREAM_MALFORMED, 502)
+
+    def test_a_broken_answer_is_broken_off(self, playbook: Begin) -> None:
+        chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        book = started(playbook)
+        assert book.server(chunked) == [SendToClient(chunked)]
+        assert book.server(b"zz\r\n") == [ResetServer(), ResetClient()]
+        assert book.records[0].reason == Reason.UPSTREAM_MALFORMED
+
+    def test_a_truncated_answer_is_truncated_for_the_client_in_the_same_way(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK[:-1])
+        assert book.server_eof() == [CloseServer(), CloseClient()]
+        book = started(playbook)
+        book.server(OK[:-1])
+        assert book.server_lost() == [ResetServer(), ResetClient()]
+        assert book.records[0].detail == "answer cut short"
+
+    def test_forwarded_requests_are_recorded_when_wanted(self, playbook: Begin) -> None:
+        book = started(playbook, record_forwarded=True)
+        book.server(OK)
+        (record,) = book.records
+        assert (record.verdict, record.reason, record.path, record.status) == (
+            Verdict.FORWARDED,
+            Reason.NONE,
+            "/public",
+            200,
+        )
+        book.client(GET)
+        book.client_lost()
+        assert (book.records[1].status, book.records[1].detail) == (0, "client went away before the answer")
+
+
+class TestServers:
+    def test_a_server_that_cannot_be_reached_is_a_503(self, playbook: Begin) -> None:
+        book = playbook()
+        book.client(GET)
+        unavailable = SendToClient(reply(503, b"upstream connect error\r\n", keep_alive=False))
+        assert book.failed("connection refused") == [unavailable, HalfCloseClient()]
+        (record,) = book.records
+        assert (record.verdict, record.reason) == (Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE)
+        assert (record.detail, record.status) == ("connection refused", 503)
+
+    def test_a_server_that_does_not_accept_in_time_is_a_503(self, playbook: Begin) -> None:
+        book = playbook()
+        book.client(GET)
+        assert book.after(4) == []
+        unavailable = SendToClient(reply(503, b"upstream connect error\r\n", keep_alive=False))
+        assert book.after(2) == [ResetServer(), unavailable, HalfCloseClient()]
+
+    def test_a_server_that_does_not_answer_in_time_is_a_504(self, playbook: Begin) -> None:
+        book = started(playbook)
+        timeout = SendToClient(reply(504, b"upstream response timeout\r\n", keep_alive=False))
+        assert book.after(3601) == [ResetServer(), timeout, HalfCloseClient()]
+
+    @pytest.mark.parametrize("event", ["server_eof", "server_lost"])
+    def test_a_server_that_leaves_before_its_first_answer_is_a_502(self, playbook: Begin, event: str) -> None:
+        book = started(playbook)
+        bad_gateway = SendToClient(reply(502, b"upstream closed the connection\r\n", keep_alive=False))
+        assert getattr(book, event)() == [ResetServer(), bad_gateway, HalfCloseClient()]
+
+    def test_a_kept_alive_connection_that_the_server_left_ends_as_if_nobody_were_between(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK)
+        assert book.server_eof() == [CloseServer(), CloseClient()]
+        assert book.records == []
+        book = started(playbook)
+        book.server(OK)
+        book.client(GET)
+        assert book.server_eof() == [CloseServer(), CloseClient()]
+        assert book.records[0].detail == "server closed the connection before answering"
+
+
+class TestClients:
+    def test_a_half_closed_client_gets_its_answers(self, playbook: Begin) -> None:
+        book = started(playbook)
+        assert book.client_eof() == [HalfCloseServer()]
+        assert book.server(OK) == [SendToClient(OK), CloseServer(), CloseClient()]
+
+    def test_a_half_closed_client_gets_all_its_answers(self, playbook: Begin) -> None:
+        book = started(playbook, GET + GET)
+        assert book.client_eof() == []
+        assert book.server(OK) == [SendToClient(OK), SendToServer(GET), HalfCloseServer()]
+        assert book.server(OK) == [SendToClient(OK), CloseServer(), CloseClient()]
+
+    def test_a_client_that_ends_between_requests_just_ends(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK)
+        assert book.client_eof() == [CloseServer(), CloseClient()]
+        assert playbook().client_eof() == [CloseClient()]
+        assert book.records == []
+
+    def test_a_request_that_breaks_off_is_broken_off(self, playbook: Begin) -> None:
+        book = started(playbook, UPLOAD + b"he")
+        assert book.client_eof() == [ResetServer(), MALFORMED, CloseClient()]
+        book = started(playbook, UPLOAD + b"he")
+        assert book.client_lost() == [ResetServer()]
+        book = playbook()
+        book.client(GET[:-1])
+        assert book.client_eof() == [MALFORMED, CloseClient()]
+        assert book.records[0].detail == "client ended inside the head"
+
+    def test_what_waits_for_its_turn_is_bounded(self, playbook: Begin) -> None:
+        book = started(playbook, limits=Limits(hold=100))
+        assert book.client(b"GET /public/x" + b"x" * 100) == [PauseClient()]
+        assert book.server(OK) == [SendToClient(OK)]
+        book = playbook(Limits(hold=100))
+        assert book.client(UPLOAD.replace(b": 5", b": 500") + b"a" * 100) == [Connect(), PauseClient()]
+        commands = book.connected()
+        assert [type(command) for command in commands] == [SendToServer, ResumeClient]
+
+    def test_a_slow_head_times_out(self, playbook: Begin) -> None:
+        book = playbook()
+        book.client(b"GET /")
+        book.now += 10
+        book.client(b"public")
+        assert book.after(4) == []
+        timeout = SendToClient(reply(408, b"request timeout\r\n", keep_alive=False))
+        assert book.after(2) == [timeout, HalfCloseClient()]
+        assert (book.records[0].reason, book.records[0].status) == (Reason.HTTP_TIMEOUT, 408)
+        assert book.after(3) == [ResetClient()]
+
+    def test_a_client_that_says_nothing_is_recorded_and_closed(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.after(16) == [HalfCloseClient()]
+        assert book.records[0].detail == "client sent nothing"
+
+    def test_an_idle_connection_is_closed_and_a_later_head_has_its_own_time(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK)
+        assert book.after(299) == []
+        book.client(b"GET")
+        assert book.after(14) == []
+        timeout = SendToClient(reply(408, b"request timeout\r\n", keep_alive=False))
+        assert book.after(2) == [CloseServer(), timeout, HalfCloseClient()]
+        book = started(playbook)
+        book.server(OK)
+        assert book.after(301) == [CloseServer(), CloseClient()]
+
+    def test_a_stalled_body_times_out(self, playbook: Begin) -> None:
+        book = started(playbook, UPLOAD + b"he")
+        timeout = SendToClient(reply(408, b"request timeout\r\n", keep_alive=False))
+        assert book.after(3601) == [ResetServer(), timeout, HalfCloseClient()]
+
+    def test_a_client_that_never_reads_the_end_is_reset(self, playbook: Begin) -> None:
+        book = started(playbook, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        book.server(OK)
+        assert book.after(59) == []
+        assert book.after(2) == [ResetClient()]
+
+
+class TestTunnels:
+    def test_a_websocket_is_spliced_after_the_servers_consent(self, playbook: Begin) -> None:
+        book = started(playbook, WEBSOCKET, record_forwarded=True)
+        assert book.client(b"\x81\x80early") == []
+        assert book.server(SWITCH + b"\x81\x00") == [SendToClient(SWITCH + b"\x81\x00"), SendToServer(b"\x81\x80early")]
+        assert book.client(SECRET) == [SendToServer(SECRET)]
+        assert book.server(b"raw") == [SendToClient(b"raw")]
+        assert book.records[0].status == 101
+
+    def test_without_consent_it_stays_http(self, playbook: Begin) -> None:
+        book = started(playbook, WEBSOCKET)
+        assert book.server(OK) == [SendToClient(OK)]
+        assert book.client(SECRET) == [DENIED]
+
+    def test_connect_is_judged_by_its_target(self, playbook: Begin) -> None:
+        connect = b"CONNECT db.example.com:5432 HTTP/1.1\r\nHost: db.example.com:5432\r\n\r\n"
+        assert playbook().client(connect.replace(b"5432", b"5433")) == [DENIED]
+        book = started(playbook, connect)
+        established = b"HTTP/1.1 200 Connection established\r\n\r\n"
+        assert book.server(established) == [SendToClient(established)]
+        assert book.client(b"\x00\x01") == [SendToServer(b"\x00\x01")]
+
+    def test_each_side_may_end_first(self, playbook: Begin) -> None:
+        book = started(playbook, WEBSOCKET)
+        book.server(SWITCH)
+        assert book.client_eof() == [HalfCloseServer()]
+        assert book.server(b"raw") == [SendToClient(b"raw")]
+        assert book.server_eof() == [CloseServer(), CloseClient()]
+        book = started(playbook, WEBSOCKET)
+        book.server(SWITCH)
+        assert book.server_eof() == [HalfCloseClient()]
+        assert book.client(b"raw") == [SendToServer(b"raw")]
+        assert book.client_eof() == [CloseServer(), CloseClient()]
+
+    def test_a_reload_reaches_an_open_tunnel(self, playbook: Begin, world: Any) -> None:
+        book = started(playbook, WEBSOCKET)
+        book.server(SWITCH)
+        assert book.after(1) == []
+        world.load((HttpRule(path="/public"),))
+        assert book.after(1) == [ResetServer(), ResetClient()]
+        assert book.records[0].reason == Reason.POLICY_CHANGED
+
+    def test_a_lost_server_is_a_lost_tunnel(self, playbook: Begin) -> None:
+        book = started(playbook, WEBSOCKET)
+        book.server(SWITCH)
+        assert book.server_lost() == [ResetClient()]
+
+    def test_an_idle_tunnel_ends(self, playbook: Begin) -> None:
+        book = started(playbook, WEBSOCKET)
+        book.server(SWITCH)
+        assert book.after(3601) == [ResetServer(), ResetClient()]
+
+
+class TestDraining:
+    def test_an_idle_connection_is_closed_at_once(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK)
+        assert book.drain() == [CloseServer(), CloseClient()]
+
+    def test_a_request_under_way_is_the_last(self, playbook: Begin) -> None:
+        book = started(playbook)
+        assert book.drain() == []
+        assert book.server(OK) == [SendToClient(OK), CloseServer(), CloseClient()]

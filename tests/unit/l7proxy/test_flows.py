@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+from l7policy.verdict import Direction, Protocol, Reason, Verdict
+from l7proxy.commands import Record
+from l7proxy.flows import Flows, refused
+
+
+def test_a_record_becomes_a_flow_with_both_ends_and_the_rule(world: Any) -> None:
+    policy = world.policy()
+    decision = policy.http(b"GET", b"/secret", b"a", ())
+    record = Record(Verdict.DROPPED, Reason.HTTP_DENIED, "", "GET", "a", "/secret", 403, decision)
+    flow = Flows(policy, ("192.0.2.10", 40000), ("198.51.100.7", 80)).flow(record, 12.5)
+    assert (flow.time, flow.layer, flow.verdict, flow.reason) == (12.5, "http", Verdict.DROPPED, Reason.HTTP_DENIED)
+    assert (flow.direction, flow.protocol, flow.endpoint, flow.revision) == (Direction.EGRESS, Protocol.TCP, 7, 1)
+    assert (flow.source.address, flow.source.port, flow.source.identity) == ("192.0.2.10", 40000, 1000)
+    assert (flow.source.labels, flow.source.endpoint) == (("k8s:app=web",), 7)
+    assert (flow.destination.address, flow.destination.labels) == ("198.51.100.7", ("reserved:world",))
+    assert flow.http is not None
+    assert (flow.http.method, flow.http.path, flow.http.status) == ("GET", "/secret", 403)
+    assert (flow.rule, flow.policies) == ("shop/web egress[0]", ("shop/web",))
+
+
+def test_without_a_decision_the_workload_is_still_named(world: Any) -> None:
+    record = Record(Verdict.DROPPED, Reason.HTTP_MALFORMED, "TLS ClientHello")
+    flow = Flows(world.policy(), ("192.0.2.10", 40000), ("198.51.100.7", 80)).flow(record, 0.0)
+    assert (flow.endpoint, flow.direction, flow.http, flow.detail) == (7, Direction.EGRESS, None, "TLS ClientHello")
+
+
+def test_a_flow_follows_the_revision(world: Any) -> None:
+    policy = world.policy()
+    flows = Flows(policy, ("192.0.2.10", 1), ("198.51.100.7", 80))
+    record = Record(Verdict.FORWARDED, Reason.NONE, status=200)
+    assert flows.flow(record, 0.0).revision == 1
+    world.load(None)
+    policy.http(b"GET", b"/", b"", ())
+    assert flows.flow(record, 0.0).revision == 2
+
+
+def test_a_connection_that_was_turned_away_has_a_flow() -> None:
+    flow = refused(Reason.HTTP_LIMIT, "too many connections", ("192.0.2.10", 1), ("198.51.100.7", 80), 1.0)
+    assert (flow.verdict, flow.reason, flow.http) == (Verdict.DROPPED, Reason.HTTP_LIMIT, None)
