@@ -170,6 +170,9 @@ class Api:
 
         def guarded(handler: Handler) -> Handler:
             async def answer(request: Request) -> Response:
+                # A client still sending its body when the answer is there already would take the end of the connection
+                # for a daemon that is gone.
+                await request.body()
                 try:
                     with problems():
                         return await handler(request)

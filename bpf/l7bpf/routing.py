@@ -28,6 +28,7 @@ _TABLE_MAIN = 254
 _RTN_LOCAL = 2
 _SCOPE_HOST = 254
 _LOOPBACK = 1
+_THERE, _GONE = frozenset({errno.EEXIST}), frozenset({errno.ENOENT, errno.ESRCH})
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 SYSCTLS: Final = {
@@ -48,9 +49,9 @@ def add(saved: Mapping[str, str] | None = None) -> dict[str, str]:
                 path.write_text(wanted)
         with IPRoute() as netlink:
             for family in _FAMILIES:
-                _quietly(netlink, errno.EEXIST, "route", "add", _route(family))
+                _quietly(netlink, _THERE, "route", "add", _route(family))
                 for rule in _rules(family):
-                    _quietly(netlink, errno.EEXIST, "rule", "add", rule)
+                    _quietly(netlink, _THERE, "rule", "add", rule)
     except OSError as error:
         raise DatapathError(f"the node's settings cannot be changed: {error}") from error
     except NetlinkError as error:
@@ -64,8 +65,8 @@ def remove(saved: Mapping[str, str] | None = None) -> None:
         with IPRoute() as netlink:
             for family in _FAMILIES:
                 for rule in _rules(family):
-                    _quietly(netlink, errno.ENOENT, "rule", "del", rule)
-                _quietly(netlink, errno.ESRCH, "route", "del", _route(family))
+                    _quietly(netlink, _GONE, "rule", "del", rule)
+                _quietly(netlink, _GONE, "route", "del", _route(family))
         for name, value in (saved or {}).items():
             if name in SYSCTLS:
                 (Path("/proc/sys") / name).write_text(value)
@@ -94,9 +95,9 @@ def _rules(family: int) -> tuple[dict[str, object], ...]:
     )
 
 
-def _quietly(netlink: IPRoute, already: int, kind: str, verb: str, arguments: dict[str, object]) -> None:
+def _quietly(netlink: IPRoute, already: frozenset[int], kind: str, verb: str, arguments: dict[str, object]) -> None:
     try:
         getattr(netlink, kind)(verb, **arguments)
     except NetlinkError as error:
-        if error.code != already:
+        if error.code not in already:
             raise

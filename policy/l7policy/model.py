@@ -59,7 +59,7 @@ class Requirement(Frozen, frozen=True):
 
 
 class LabelPeer(Frozen, frozen=True, tag="labels"):
-    """Identities whose labels meet every requirement. No requirement: every identity that carries labels of a workload."""
+    """Identities whose labels meet every requirement. No requirement: every identity that is a workload's."""
 
     requirements: tuple[Requirement, ...] = ()
 
@@ -94,7 +94,7 @@ Peer = LabelPeer | CidrPeer | EntityPeer | FqdnPeer
 
 
 class Port(Frozen, frozen=True):
-    """An inclusive range of ports of one protocol. Protocol ANY is TCP, UDP and SCTP; 0–65535 is every port.
+    """An inclusive range of ports of one protocol. Protocol ANY is TCP, UDP and SCTP; 0-65535 is every port.
 
     For ICMP and ICMPv6 `first` and `last` are message types.
     """
@@ -138,6 +138,10 @@ class Rule(Frozen, frozen=True):
     dns: tuple[FqdnPeer, ...] | None = None
     """None: no DNS limit. Otherwise a queried name must match one of these."""
 
+    def unplaced(self) -> "Rule":
+        """The rule without the file and line it was written in."""
+        return msgspec.structs.replace(self, origin=Origin(self.origin.policy, self.origin.rule))
+
 
 class EndpointPolicy(Frozen, frozen=True):
     """All that applies to one endpoint; endpoints with equal values share one PolicyId."""
@@ -154,8 +158,9 @@ class EndpointPolicy(Frozen, frozen=True):
 
     @property
     def digest(self) -> bytes:
-        """Equal for equal policies, in every process."""
-        return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=16).digest()
+        """Equal for equal policies, in every process; a rule that only moved in its file changes nothing."""
+        meaning = msgspec.structs.replace(self, rules=tuple(rule.unplaced() for rule in self.rules))
+        return hashlib.blake2b(msgspec.msgpack.encode(meaning), digest_size=16).digest()
 
 
 class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

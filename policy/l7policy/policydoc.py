@@ -48,9 +48,6 @@ class Policy(Frozen, frozen=True):
     @property
     def digest(self) -> str:
         """Hash of what it means: the same after it moved in its file or to another file, or got other comments."""
-        rules = tuple(
-            msgspec.structs.replace(rule, origin=msgspec.structs.replace(rule.origin, file="", line=0))
-            for rule in self.rules
-        )
+        rules = tuple(rule.unplaced() for rule in self.rules)
         meaning = msgspec.structs.replace(self, rules=rules, description="", file="", line=0)
         return hashlib.blake2b(msgspec.msgpack.encode(meaning), digest_size=16).hexdigest()

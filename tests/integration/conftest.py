@@ -2,16 +2,51 @@
 """What the end-to-end tests run in: a bare lab, and labs with the daemon on their node.
 
 Every lab has names, paths and a BPF filesystem of its own, so the tests run beside each other and beside a live l7d.
+Whatever a test does to the daemon, no traceback may reach its log or the standard error of `l7ctl`: the fixtures here
+check that when the lab is left.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from l7lab import Lab
-from l7lab.gate import Gate
+from l7lab.gate import Command, Gate
+
+TRACEBACK = "Traceback (most recent call last)"
+
+
+class WatchedGate(Gate):
+    """A gate whose programs never show a traceback."""
+
+    def ctl(self, *arguments: str, timeout: float = 30.0) -> Command:
+        done = super().ctl(*arguments, timeout=timeout)
+        assert TRACEBACK not in done.out + done.err
+        assert "internal error" not in done.err
+        return done
+
+    def check_logs(self) -> None:
+        """The agent and its processes share one log."""
+        log = self.lab.folder / "l7d.log"
+        text = log.read_text(errors="replace") if log.exists() else ""
+        assert TRACEBACK not in text, text[text.index(TRACEBACK) - 500 :][:4000]
+
+
+@contextmanager
+def gated(policies: dict[str, str] | None = None, settings: dict[str, object] | None = None) -> Iterator[Gate]:
+    """A lab with a daemon that is not started yet. No policies given: the examples."""
+    with Lab() as built:
+        source: Path | None = None
+        if policies is not None:
+            source = built.folder / "given"
+            source.mkdir()
+            for name, text in policies.items():
+                (source / name).write_text(text)
+        gate = WatchedGate(built, source, settings)
+        yield gate
+        gate.check_logs()
 
 
 @pytest.fixture(scope="session")
@@ -27,29 +62,31 @@ def gate() -> Iterator[Gate]:
 
     A test that changes policies puts them back with `gate.restore()` and a reload.
     """
-    with Lab() as built:
-        running = Gate(built)
+    with gated() as running:
         running.start()
         running.add_all()
         yield running
 
 
 @pytest.fixture
-def make_gate() -> Iterator[Callable[..., Gate]]:
-    """Makes a daemon of the test's own: `make_gate(policies={"a.yaml": "…"})`, ready, with all workloads registered."""
+def unstarted_gate() -> Iterator[Callable[..., Gate]]:
+    """Makes a daemon that is configured and not started, on a lab of the test's own."""
     with ExitStack() as stack:
 
         def make(policies: dict[str, str] | None = None, settings: dict[str, object] | None = None) -> Gate:
-            built = stack.enter_context(Lab())
-            source: Path | None = None
-            if policies is not None:
-                source = built.folder / "given"
-                source.mkdir()
-                for name, text in policies.items():
-                    (source / name).write_text(text)
-            running = Gate(built, source, settings)
-            running.start()
-            running.add_all()
-            return running
+            return stack.enter_context(gated(policies, settings))
 
         yield make
+
+
+@pytest.fixture
+def make_gate(unstarted_gate: Callable[..., Gate]) -> Callable[..., Gate]:
+    """Makes a daemon of the test's own: `make_gate(policies={"a.yaml": "…"})`, ready, with all workloads registered."""
+
+    def make(policies: dict[str, str] | None = None, settings: dict[str, object] | None = None) -> Gate:
+        running = unstarted_gate(policies, settings)
+        running.start()
+        running.add_all()
+        return running
+
+    return make

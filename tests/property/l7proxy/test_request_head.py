@@ -35,14 +35,16 @@ TARGETS = st.sampled_from(
 VERSIONS = st.sampled_from([b"HTTP/1.1"] * 8 + [b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 "])
 NAMES = st.sampled_from(
     [
-        b"Host", b"host", b"Content-Length", b"content-length", b"Transfer-Encoding", b"Connection", b"Upgrade", b"Expect",
+        b"Host", b"host", b"Content-Length", b"content-length",
+        b"Transfer-Encoding", b"Connection", b"Upgrade", b"Expect",
         b"HTTP2-Settings", b"X-Token", b"Host ", b" Host", b"Content_Length", b"", b"X\x0b", b"Accept", b"Cookie",
     ]
 )  # fmt: skip
 VALUES = st.sampled_from(
     [
         b"a", b"a", b"a", b"b", b"a:80", b"5", b"5", b"05", b"0", b"5, 5", b"+5", b"chunked", b"Chunked",
-        b"gzip, chunked",        b"keep-alive", b"close", b"upgrade", b"Upgrade, HTTP2-Settings", b"websocket", b"h2c", b"100-continue", b"",
+        b"gzip, chunked",        b"keep-alive", b"close", b"upgrade", b"Upgrade, HTTP2-Settings",
+        b"websocket", b"h2c", b"100-continue", b"",
         b"\xe4",        b"x\x0b", b"a,b", b"Host", b"content-length",
     ]
 )  # fmt: skip

@@ -275,18 +275,18 @@ def test_a_mistake_is_told_with_its_place(spec: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        *((f"{field}: {{}}\negress: [{{}}]", field) for field in cilium._SPEC.later),
-        *((f"ingress: [{{{field}: []}}]", field) for field in cilium._INGRESS.later),
-        *((f"egress: [{{{field}: []}}]", field) for field in cilium._EGRESS.later),
-        *((f"ingressDeny: [{{{field}: []}}]", field) for field in cilium._INGRESS_DENY.later),
-        *((f"egressDeny: [{{{field}: []}}]", field) for field in cilium._EGRESS_DENY.later),
+        *((f"{field}: {{}}\negress: [{{}}]", field) for field in sorted(cilium._SPEC.later)),
+        *((f"ingress: [{{{field}: []}}]", field) for field in sorted(cilium._INGRESS.later)),
+        *((f"egress: [{{{field}: []}}]", field) for field in sorted(cilium._EGRESS.later)),
+        *((f"ingressDeny: [{{{field}: []}}]", field) for field in sorted(cilium._INGRESS_DENY.later)),
+        *((f"egressDeny: [{{{field}: []}}]", field) for field in sorted(cilium._EGRESS_DENY.later)),
         *(
             (f"egress: [{{toPorts: [{{ports: [{{port: '1'}}], {field}: {{}}}}]}}]", field)
-            for field in ciliumports._PORTS.later
+            for field in sorted(ciliumports._PORTS.later)
         ),
         *(
             (f"egress: [{{toPorts: [{{ports: [{{port: '1'}}], rules: {{{field}: []}}}}]}}]", field)
-            for field in ciliumports._RULES.later
+            for field in sorted(ciliumports._RULES.later)
         ),
         (
             "egress: [{toPorts: [{ports: [{port: '1', protocol: TCP}], rules: {http: [{headerMatches: []}]}}]}]",

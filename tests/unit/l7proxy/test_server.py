@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server on loopback, under both event loops. Only how a server is reached differs from life: see `dial`."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from l7observe.flow import Flow
+from l7policy.verdict import Reason, Verdict
+from l7proxy.limits import Limits
+from l7proxy.server import HttpServer
+
+HOST = b"Host: shop.example.com\r\n"
+GET = b"GET /public HTTP/1.1\r\n" + HOST + b"\r\n"
+UPLOAD = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    def runner(main: Any) -> Any:
+        with asyncio.Runner(loop_factory=request.param) as loop:
+            return loop.run(main)
+
+    return runner
+
+
+class Proxy:
+    """A proxy before one server, and a client's view of it."""
+
+    def __init__(self, server: HttpServer, port: int, flows: list[Flow]) -> None:
+        self.server = server
+        self.port = port
+        self.flows = flows
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+
+@asynccontextmanager
+async def proxied(world: Any, handler: Handler, limits: Limits | None = None, **options: Any) -> AsyncIterator[Proxy]:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    upstream = await asyncio.start_server(handle, "127.0.0.1", 0)
+    destination = upstream.sockets[0].getsockname()
+
+    async def dial(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
+        sock = socket.socket()
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, destination)
+        return sock
+
+    flows: list[Flow] = []
+    server = HttpServer(world.enforcement, flows.append, limits, dial=options.pop("dial", dial), **options)
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    port = listening.getsockname()[1]
+    await server.start([listening])
+    try:
+        yield Proxy(server, port, flows)
+    finally:
+        await server.close()
+        upstream.close()
+
+
+async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers every request that has no body."""
+    while await head_of(reader):
+        writer.write(OK)
+
+
+async def head_of(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+
+
+def test_requests_pass_and_are_refused_on_one_connection(world: Any, run: Callable[[Any], Any]) -> None:
+    async def main() -> None:
+        async with proxied(world, answering, record_forwarded=True) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(GET)
+            assert await reader.readexactly(len(OK)) == OK
+            writer.write(GET.replace(b"/public", b"/secret"))
+            assert (await head_of(reader)).startswith(b"HTTP/1.1 403 Forbidden\r\n")
+            assert await reader.readexactly(15) == b"Access denied\r\n"
+            writer.write(GET)
+            assert await reader.readexactly(len(OK)) == OK
+            writer.close()
+            assert [(flow.verdict, flow.http.status) for flow in proxy.flows if flow.http] == [
+                (Verdict.FORWARDED, 200),
+                (Verdict.DROPPED, 403),
+                (Verdict.FORWARDED, 200),
+            ]
+            assert proxy.flows[1].source.address == "127.0.0.1"
+            assert proxy.flows[1].destination.port == proxy.port
+
+    run(main())
+
+
+def test_tls_gets_a_400_and_no_server_hears_of_it(world: Any, run: Callable[[Any], Any]) -> None:
+    connected: list[bool] = []
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(True)
+
+    async def main() -> None:
+        async with proxied(world, count) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+            writer.close()
+            assert [(flow.reason, flow.detail) for flow in proxy.flows] == [(Reason.HTTP_MALFORMED, "TLS ClientHello")]
+        assert connected == []
+
+    run(main())
+
+
+def test_an_unreachable_server_is_a_503(world: Any, run: Callable[[Any], Any]) -> None:
+    async def refuse(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    async def main() -> None:
+        async with proxied(world, answering, dial=refuse) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(GET)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert answer.endswith(b"\r\n\r\nupstream connect error\r\n")
+            writer.close()
+            assert [(flow.verdict, flow.detail) for flow in proxy.flows] == [(Verdict.ERROR, "connection refused")]
+
+    run(main())
+
+
+def test_a_slow_reader_stops_the_sender(world: Any, run: Callable[[Any], Any]) -> None:
+    size = 200_000_000
+    sent = 0
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        while sent < size:
+            writer.write(bytes(100_000))
+            await writer.drain()
+            sent += 100_000
+
+    async def main() -> None:
+        async with proxied(world, pour) as proxy:
+            reader, writer = await proxy.open()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(GET)
+            held = await settled(lambda: sent)
+            assert 0 < held < 40_000_000
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            await head_of(reader)
+            received = 0
+            while received < 20_000_000:
+                received += len(await reader.read(1_000_000))
+            assert sent > held
+            writer.transport.abort()
+
+    run(main())
+
+
+def test_a_slow_server_stops_the_uploader(world: Any, run: Callable[[Any], Any]) -> None:
+    size = 200_000_000
+    go = asyncio.Event()
+    received = 0
+
+    async def hesitate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await head_of(reader)
+        await go.wait()
+        while data := await reader.read(1_000_000):
+            received += len(data)
+
+    async def main() -> None:
+        sent = 0
+        async with proxied(world, hesitate) as proxy:
+            _, writer = await proxy.open()
+            writer.write(UPLOAD % size)
+
+            async def upload() -> None:
+                nonlocal sent
+                while sent < size:
+                    writer.write(bytes(100_000))
+                    await writer.drain()
+                    sent += 100_000
+
+            async with asyncio.TaskGroup() as group:
+                uploading = group.create_task(upload())
+                assert 0 < await settled(lambda: sent) < 40_000_000
+                go.set()
+                await until(lambda: received >= 20_000_000)
+                uploading.cancel()
+            writer.transport.abort()
+
+    run(main())
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """The value once it no longer changes."""
+    before, now = -1, 0
+    while now == 0 or now != before:
+        before = now
+        await asyncio.sleep(0.3)
+        now = value()
+    return now
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_a_flood_of_refused_requests_does_not_pile_up_answers(world: Any, run: Callable[[Any], Any]) -> None:
+    async def main() -> None:
+        async with proxied(world, answering) as proxy:
+            _, writer = await proxy.open()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            flood = GET.replace(b"/public", b"/secret") * 2000
+            sent = 0
+
+            async def pour() -> None:
+                nonlocal sent
+                while True:
+                    writer.write(flood)
+                    await writer.drain()
+                    sent += len(flood)
+
+            async with asyncio.TaskGroup() as group:
+                pouring = group.create_task(pour())
+                assert 0 < await settled(lambda: sent) < 60_000_000
+                pouring.cancel()
+            writer.transport.abort()
+
+    run(main())
+
+
+def test_limits_turn_connections_away(world: Any, run: Callable[[Any], Any]) -> None:
+    async def main() -> None:
+        async with proxied(world, answering, Limits(max_connections=2)) as proxy:
+            await one_too_many(proxy, "too many connections")
+        async with proxied(world, answering, Limits(max_connections_per_client=2)) as proxy:
+            await one_too_many(proxy, "too many connections of this client")
+
+    async def one_too_many(proxy: Proxy, detail: str) -> None:
+        kept = [await proxy.open() for _ in range(2)]
+        for reader, writer in kept:
+            writer.write(GET)
+            await reader.readexactly(len(OK))
+        reader, writer = await proxy.open()
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(1)
+        writer.close()
+        assert [(flow.reason, flow.detail) for flow in proxy.flows] == [(Reason.HTTP_LIMIT, detail)]
+        kept[0][1].close()
+        await until(lambda: proxy.server.connections == 1)
+        reader, writer = await proxy.open()
+        writer.write(GET)
+        assert await reader.readexactly(len(OK)) == OK
+        for _, opened in [*kept, (reader, writer)]:
+            opened.close()
+
+    run(main())
+
+
+def test_a_connection_between_strangers_is_reset(world: Any, run: Callable[[Any], Any]) -> None:
+    async def main() -> None:
+        world.workloads.clear()
+        async with proxied(world, answering) as proxy:
+            reader, writer = await proxy.open()
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1)
+            writer.close()
+            assert [flow.reason for flow in proxy.flows] == [Reason.ENDPOINT_UNKNOWN]
+
+    run(main())
+
+
+def test_a_slow_head_is_ended_by_the_clock(world: Any, run: Callable[[Any], Any]) -> None:
+    async def main() -> None:
+        async with proxied(world, answering, Limits(head_timeout=0.2)) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(b"GET /")
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            writer.close()
+            assert [flow.reason for flow in proxy.flows] == [Reason.HTTP_TIMEOUT]
+
+    run(main())
+
+
+def test_a_websocket_is_spliced(world: Any, run: Callable[[Any], Any]) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        while data := await reader.read(1000):
+            writer.write(data)
+        writer.write(b"bye")
+
+    async def main() -> None:
+        async with proxied(world, echo) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            assert (await head_of(reader)).startswith(b"HTTP/1.1 101 ")
+            writer.write(GET.replace(b"/public", b"/secret"))
+            assert await reader.readexactly(len(GET)) == GET.replace(b"/public", b"/secret")
+            writer.write_eof()
+            assert await reader.read() == b"bye"
+            writer.close()
+
+    run(main())
+
+
+def test_a_reset_of_the_server_is_a_reset_for_the_client(world: Any, run: Callable[[Any], Any]) -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhel")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        handle = writer.get_extra_info("socket")
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.transport.abort()
+
+    async def main() -> None:
+        async with proxied(world, break_off) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(GET)
+            await head_of(reader)
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(500)
+            writer.close()
+            assert [flow.detail for flow in proxy.flows] == ["answer cut short"]
+
+    run(main())
+
+
+def test_draining_lets_a_request_end_and_closes_the_rest(world: Any, run: Callable[[Any], Any]) -> None:
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await head_of(reader):
+            await asyncio.sleep(0.3)
+            writer.write(OK)
+
+    async def main() -> None:
+        async with proxied(world, slow) as proxy:
+            busy, idle = await proxy.open(), await proxy.open()
+            busy[1].write(GET)
+            await until(lambda: proxy.server.connections == 2)
+            await asyncio.sleep(0.1)
+            await proxy.server.close(drain=5)
+            assert await busy[0].read() == OK
+            assert await idle[0].read() == b""
+            with pytest.raises(ConnectionRefusedError):
+                await proxy.open()
+            for _, writer in (busy, idle):
+                writer.close()
+
+    run(main())
+
+
+def test_closing_without_drain_resets_what_is_under_way(world: Any, run: Callable[[Any], Any]) -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def main() -> None:
+        async with proxied(world, never) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(GET)
+            await asyncio.sleep(0.1)
+            await proxy.server.close()
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1)
+            writer.close()
+            assert proxy.server.connections == 0
+
+    run(main())
