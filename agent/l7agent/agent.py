@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -101,7 +102,8 @@ class Agent:
         self.supervisor.start()
         self._node_addresses = await asyncio.to_thread(workload.node_addresses)
         await self._locate_all()
-        self._declare_from_files(strict=newest is None)
+        gone, _ = self._declare_from_files(strict=newest is None)
+        await self._locate_all()
         restored = newest is not None and await self._restore(newest)
         try:
             await self.reload(note="start")
@@ -110,6 +112,7 @@ class Agent:
                 raise StartFailed(f"no rules could be brought into force:\n{error}") from error
             _log.error("keeping the rules of revision %d: %s", self._revision, error)
         await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
+        await self._detach(gone)
         await self._attach_all()
         self.tasks.start(self._watch_node(), name="watch-node")
         self.datapath.on_events(self.auditing.kernel_events)
@@ -120,8 +123,12 @@ class Agent:
         except PolicyErrors as error:
             _log.error("the kept rules of revision %d are not valid any more: %s", newest.revision, error)
             return False
-        async with self._change:
-            await self._bring_into_force(policies)
+        try:
+            async with self._change:
+                await self._bring_into_force(policies)
+        except ReloadFailed as error:
+            _log.error("the kept rules of revision %d could not be brought into force: %s", newest.revision, error)
+            return False
         return True
 
     async def close(self) -> None:
@@ -179,9 +186,8 @@ class Agent:
             if self.snapshot is not None and difference.empty and unchanged:
                 return Change(self._revision, changed=False, seconds=time.monotonic() - began)
             moved = await self._bring_into_force(policies)
-            self.history.add(
-                Kept(self._revision, time.time(), [(s.path, s.text) for s in sources], note, len(policies))
-            )
+            kept = Kept(self._revision, time.time(), [(s.path, s.text) for s in sources], note, len(policies))
+            self._remember(lambda: self.history.add(kept))
         return Change(
             self._revision,
             changed=True,
@@ -203,14 +209,18 @@ class Agent:
         self.snapshot = await transact(compiled, self._revision, self.endpoints, self.kernel, self.supervisor)
         self.compiled = compiled
         self.auditing.learn(compiled.origins, self.snapshot.policies)
+        self._remember(lambda: self.identities.retain(set(compiled.identities)))
+        self._remember(self.endpoints.save)
+        _log.info("revision %d in force: %d policies, %d endpoints", self._revision, len(policies), len(self.endpoints))
+        return sum(before.get(key) != policy for key, policy in compiled.endpoint_policies.items())
+
+    @staticmethod
+    def _remember(save: Callable[[], None]) -> None:
         try:
-            self.identities.retain(set(compiled.identities))
-            self.endpoints.save()
+            save()
         except OSError as error:
             # In force all the same: refusing now would leave the kernel and the operator with different rules.
             _log.error("the state directory cannot be written, a restart would not know this change: %s", error)
-        _log.info("revision %d in force: %d policies, %d endpoints", self._revision, len(policies), len(self.endpoints))
-        return sum(before.get(key) != policy for key, policy in compiled.endpoint_policies.items())
 
     # -- endpoints ------------------------------------------------------------------------------------------------
 
@@ -226,56 +236,82 @@ class Agent:
             endpoint = self.endpoints.located(self.endpoints.add(declared), attachment)
             try:
                 await self._bring_into_force(self._policies)
+            except ReloadFailed as error:
+                self.endpoints.remove(endpoint)
+                raise ReloadFailed(f"endpoint {declared.name!r} was not added: {error}") from error
+            try:
                 await asyncio.to_thread(self.datapath.attach_endpoint, endpoint)
-            except (ReloadFailed, DatapathError) as error:
+            except DatapathError as error:
                 self.endpoints.remove(endpoint)
                 await self._bring_into_force(self._policies)
                 raise ReloadFailed(f"endpoint {declared.name!r} was not added: {error}") from error
             return endpoint
 
     async def remove_endpoint(self, endpoint: Endpoint) -> None:
-        """Lets a workload go: it is not judged any more. Raises ReloadFailed."""
+        """Lets a workload go: it is not judged any more. Raises ReloadFailed, DatapathError."""
         async with self._change:
-            await asyncio.to_thread(self.datapath.detach_endpoint, endpoint)
+            if self.endpoints.get(endpoint.id) is None:
+                return  # somebody else was faster
             self.endpoints.remove(endpoint)
-            await self._bring_into_force(self._policies)
+            try:
+                await self._bring_into_force(self._policies)
+            except ReloadFailed as error:
+                self.endpoints.put_back(endpoint)
+                raise ReloadFailed(f"endpoint {endpoint.declared.name!r} was not removed: {error}") from error
+            await self._detach([endpoint])
 
     def _taken(self, attachment: workload.Attachment) -> Endpoint | None:
         return next(
             (e for e in self.endpoints if e.attachment is not None and e.attachment.ifindex == attachment.ifindex), None
         )
 
-    def _declare_from_files(self, *, strict: bool) -> bool:
-        """Takes over what endpoints.d says. Returns whether anything changed. Raises StartFailed if `strict`."""
+    def _declare_from_files(self, *, strict: bool) -> tuple[list[Endpoint], list[Endpoint]]:
+        """Takes over what endpoints.d says. Returns what went and what came. Raises StartFailed if `strict`."""
         try:
             wanted = {d.name: d for d in declarations.read_folder(Path(self.config.endpoints))}
         except EndpointError as error:
             if strict:
                 raise StartFailed(str(error)) from error
             _log.error("keeping the endpoints as they are: %s", error)
-            return False
-        changed = False
-        for endpoint in self.endpoints:
-            if endpoint.declared.source != "command" and wanted.get(endpoint.declared.name) != endpoint.declared:
-                self.datapath.detach_endpoint(endpoint)
-                self.endpoints.remove(endpoint)
-                changed = True
+            return [], []
+        gone = [
+            e for e in self.endpoints if e.declared.source != "command" and wanted.get(e.declared.name) != e.declared
+        ]
+        for endpoint in gone:
+            self.endpoints.remove(endpoint)
+        new = []
         for name, declared in wanted.items():
             if self.endpoints.find(name) is None:
                 try:
-                    self.endpoints.add(declared)
-                    changed = True
+                    new.append(self.endpoints.add(declared))
                 except Conflict as error:
                     _log.error("%s: %s", declared.source, error)
-        return changed
+        return gone, new
 
     async def reload_endpoints(self) -> None:
-        """Takes over changes in endpoints.d. Raises ReloadFailed."""
+        """Takes over changes in endpoints.d. Raises ReloadFailed, DatapathError."""
         async with self._change:
-            if self._declare_from_files(strict=False):
-                await self._locate_all()
+            gone, new = self._declare_from_files(strict=False)
+            if not gone and not new:
+                return
+            await self._locate_all()
+            try:
                 await self._bring_into_force(self._policies)
-                await self._attach_all()
+            except ReloadFailed:
+                for endpoint in new:
+                    self.endpoints.remove(endpoint)
+                for endpoint in gone:
+                    self.endpoints.put_back(endpoint)
+                raise
+            await self._detach(gone)
+            await self._attach_all()
+
+    async def _detach(self, gone: list[Endpoint]) -> None:
+        """Lets workloads go, but for interfaces that are another endpoint's by now."""
+        taken = {e.attachment.ifindex for e in self.endpoints if e.attachment is not None}
+        for endpoint in gone:
+            if endpoint.attachment is not None and endpoint.attachment.ifindex not in taken:
+                await asyncio.to_thread(self.datapath.detach_endpoint, endpoint)
 
     async def _locate_all(self, *, glance: bool = False) -> bool:
         """Looks where every workload is. Returns whether any came, moved or went.
@@ -314,17 +350,20 @@ class Agent:
         return workload.uplinks({e.attachment.ifindex for e in self.endpoints if e.attachment is not None})
 
     async def _watch_node(self) -> None:
+        behind = False
         for look in itertools.count(1):
             await asyncio.sleep(LOOK_SECONDS)
             addresses = await asyncio.to_thread(workload.node_addresses)
             async with self._change:
                 moved = await self._locate_all(glance=bool(look % LOOKS_PER_INSPECTION))
-                if not moved and addresses == self._node_addresses:
+                if not moved and not behind and addresses == self._node_addresses:
                     continue
                 self._node_addresses = addresses
+                behind = True
                 try:
                     await self._bring_into_force(self._policies)
                     await self._attach_all()
                     await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
+                    behind = False
                 except (ReloadFailed, DatapathError) as error:
                     _log.error("a change on the node could not be followed: %s", error)

@@ -21,6 +21,7 @@ from l7agent.agent import Agent
 from l7agent.history import UnknownRevision
 from l7agent.reload import ReloadFailed
 from l7agent.workload import WorkloadError
+from l7bpf.errors import DatapathError
 from l7policy.errors import PolicyErrors
 from l7policy.policydoc import Source
 
@@ -96,6 +97,8 @@ def problems() -> Iterator[None]:
         ) from error
     except UnknownRevision as error:
         raise Problem(404, str(error), "l7ctl rules revisions lists what is kept") from error
+    except DatapathError as error:
+        raise Problem(503, str(error)) from error
     except ReloadFailed as error:
         raise Problem(503, str(error), "nothing was changed; `l7ctl status` shows the processes and maps") from error
 
@@ -185,6 +188,7 @@ class Api:
             return Route(f"/v1/{path}", guarded(handler), methods=[method])
 
         return Starlette(
+            exception_handlers={Exception: _bug},
             routes=[
                 route("GET", "status", self.status),
                 route("GET", "endpoints", self.endpoints),
@@ -199,8 +203,13 @@ class Api:
                 route("GET", "fqdn/cache", self.fqdn_cache),
                 route("GET", "bpf/policy", self.bpf_policy),
                 route("GET", "bpf/ipcache", self.bpf_ipcache),
-            ]
+            ],
         )
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """What nobody foresaw, in the shape of every other answer; the server logs the traceback."""
+    return reply(Problem(500, f"{request.url.path}: {type(error).__name__}", "l7d's log says more").body, 500)
 
 
 class SocketInUse(Exception):

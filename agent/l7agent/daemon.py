@@ -38,7 +38,7 @@ async def run(config: Config, config_path: Path | None) -> None:
         notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")
         await stop.wait()
         notify.stopping()
-    except DatapathError as error:
+    except (DatapathError, StateError) as error:
         raise StartFailed(str(error)) from error
     finally:
         await agent.close()
@@ -55,6 +55,6 @@ async def _hang_up(agent: Agent) -> None:
         await agent.reload_endpoints()
         change = await agent.reload()
         _log.info("revision %d in force after SIGHUP", change.revision)
-    except (PolicyErrors, ReloadFailed) as error:
+    except (PolicyErrors, ReloadFailed, DatapathError) as error:
         _log.error("reload refused, nothing was changed:\n%s", error)
     notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")

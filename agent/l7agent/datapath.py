@@ -69,8 +69,14 @@ class Datapath:
 
     def attach_node(self, uplinks: list[str]) -> None:
         """Puts the programs on the uplinks, and the way from marks to the proxies in place. Raises DatapathError."""
-        saved = statefile.load(self._saved_settings, dict[str, str])
-        statefile.save(self._saved_settings, routing.add(saved))
+        saved = statefile.load(self._saved_settings, dict[str, str]) or {}
+        before = routing.add(saved)
+        if before != saved:
+            try:
+                statefile.save(self._saved_settings, before)
+            except OSError as error:
+                routing.remove(before)
+                raise DatapathError(f"{self._saved_settings}: cannot be written: {error.strerror}") from error
         self._attacher.attach_steer()
         for name in uplinks:
             try:

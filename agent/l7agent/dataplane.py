@@ -11,6 +11,7 @@ from typing import Final
 from l7agent.config import Config
 from l7bpf.layouts import LAYOUT, ListenerKey
 from l7bpf.maps import Maps
+from l7observe.tasks import Tasks
 from l7policy.verdict import Protocol, ProxyKind
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
@@ -45,3 +46,12 @@ def stop_on_signals(stop: asyncio.Event) -> None:
     # The agent's log may be a terminal or a pipe that goes away; that must not end a data-plane process.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+async def first(*events: asyncio.Event) -> asyncio.Event:
+    """Waits until one of the events is set, and returns it."""
+    waiting = Tasks()
+    tasks = {waiting.start(event.wait(), name="first"): event for event in events}
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await waiting.close()
+    return tasks[done.pop()]

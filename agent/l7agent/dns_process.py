@@ -31,7 +31,10 @@ class DnsRole:
     def __init__(self, enforcement: Enforcement, learner: Learner) -> None:
         self._enforcement = enforcement
         self._learner = learner
-        self.revision = 0
+        self.revision = learner.revision
+        self.committed = asyncio.Event()
+        if self.revision:
+            self.committed.set()
 
     def prepare(self, snapshot: Snapshot) -> str:
         """Writes the rows that the kernel needs before endpoints move to the snapshot's policies."""
@@ -50,6 +53,7 @@ class DnsRole:
         self._enforcement.commit(revision)
         self._learner.commit(revision, clock.boottime())
         self.revision = revision
+        self.committed.set()
 
     def abort(self, revision: int) -> None:
         """Takes the prepared rows back."""
@@ -80,7 +84,6 @@ async def serve(config: Config) -> None:
         if snapshot.revision == learner.revision:
             enforcement.commit(snapshot.revision)
     role = DnsRole(enforcement, learner)
-    role.revision = learner.revision
     stop = asyncio.Event()
     limits = Limits(upstream_timeout=config.dns.upstream_timeout, max_inflight=config.dns.max_inflight)
 
@@ -97,12 +100,14 @@ async def serve(config: Config) -> None:
     server = DnsServer(enforcement, learner, port.record, limits)
     listeners = {Protocol.UDP: sockets.udp_listener, Protocol.TCP: sockets.tcp_listener}
     made = [(protocol, make(family)) for protocol, make in listeners.items() for family in dataplane.FAMILIES]
-    await server.start(listener for _, listener in made)
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
     await port.start()
     dataplane.stop_on_signals(stop)
-    await stop.wait()
+    # Until this process knows the rules, queries wait in the listeners' queues instead of being refused.
+    if await dataplane.first(role.committed, stop) is role.committed:
+        await server.start(listener for _, listener in made)
+        await stop.wait()
     await port.close()
     await server.close(0)
     learner.close()

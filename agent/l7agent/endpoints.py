@@ -174,6 +174,11 @@ class Endpoints:
             self._by_address.update(dict.fromkeys(attachment.addresses, new))
         return new
 
+    def put_back(self, endpoint: Endpoint) -> None:
+        """Undoes `remove`."""
+        self._all[endpoint.id] = endpoint
+        self.located(endpoint, endpoint.attachment, endpoint.message)
+
     def remove(self, endpoint: Endpoint) -> None:
         """Forgets it."""
         self._forget_addresses(endpoint)

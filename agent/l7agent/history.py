@@ -63,9 +63,9 @@ class History:
         raise UnknownRevision(f"revision {revision} is not kept (kept: {numbers})")
 
     def add(self, kept: Kept) -> None:
-        """Makes it the active one. Raises OSError, and then nothing has changed."""
-        statefile.save(self._path(kept), kept)
+        """Makes it the active one. Raises OSError when it could not be written: a restart would not know it."""
         self._kept.append(kept)
+        statefile.save(self._path(kept), kept)
         while len(self._kept) > KEPT:
             self._path(self._kept.pop(0)).unlink(missing_ok=True)
 

@@ -30,6 +30,7 @@ class HttpRole:
     def __init__(self, enforcement: Enforcement) -> None:
         self._enforcement = enforcement
         self.revision = 0
+        self.committed = asyncio.Event()
 
     def prepare(self, snapshot: Snapshot) -> str:
         """Keeps the snapshot beside the one in force."""
@@ -43,6 +44,7 @@ class HttpRole:
         """Forgets older snapshots."""
         self._enforcement.commit(revision)
         self.revision = revision
+        self.committed.set()
 
     def abort(self, revision: int) -> None:
         """Forgets the prepared snapshot."""
@@ -79,11 +81,13 @@ async def serve(config: Config, slot: int) -> None:
     )
     server = HttpServer(enforcement, port.record, limits)
     listeners = [sockets.listener(family, HTTP_PORT) for family in dataplane.FAMILIES]
-    await server.start(listeners)
     for listener in listeners:
         dataplane.register(maps, listener, ProxyKind.HTTP, Protocol.TCP, slot)
     await port.start()
     dataplane.stop_on_signals(stop)
-    await stop.wait()
+    # Until this process knows the rules, connections wait in the listeners' queues instead of being refused.
+    if await dataplane.first(role.committed, stop) is role.committed:
+        await server.start(listeners)
+        await stop.wait()
     await port.close()
     await server.close(0)

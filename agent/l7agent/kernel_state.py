@@ -7,11 +7,13 @@ entries of policies nobody uses any more are swept.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
+from l7bpf.errors import DatapathError
 from l7bpf.layouts import METRIC_EVENTS_LOST, IpcacheEntry, Metric, PolicyEntry, PolicyKey
 from l7bpf.layouts import Endpoint as EndpointRow
 from l7bpf.maps import Maps
@@ -127,20 +129,52 @@ class KernelState:
         self._staged = None
 
     def publish(self) -> None:
-        """Puts what was staged into force: prefixes, then endpoints, then the revision."""
+        """Puts what was staged into force: prefixes, then endpoints, then the revision.
+
+        Raises MapFull or OSError, and then every row is as it was before; call `unstage`.
+        """
         staged = self._require_staged()
-        held = dict(self.ipcache())
+        undo: list[Callable[[], object]] = []
+        try:
+            self._publish_prefixes(staged, undo)
+            self._publish_endpoints(staged, undo)
+        except (DatapathError, OSError):
+            # What was added goes before what was overwritten comes back: a full table has room for it then.
+            for step in reversed(undo):
+                step()
+            raise
+        self._maps.config.update(staged.snapshot.revision)
+
+    def _publish_prefixes(self, staged: _Staged, undo: list[Callable[[], object]]) -> None:
+        table, held = self._maps.ipcache, dict(self.ipcache())
         for prefix, identity in staged.compiled.prefixes.items():
             current = held.get(prefix)
-            if current != identity and not (current is not None and is_fqdn_identity(current)):
-                self._maps.ipcache.update(prefix, IpcacheEntry(identity))
+            if current == identity or (current is not None and is_fqdn_identity(current)):
+                continue
+            table.update(prefix, IpcacheEntry(identity))
+            undo.append(
+                partial(table.delete, prefix)
+                if current is None
+                else partial(table.update, prefix, IpcacheEntry(current))
+            )
+
+    def _publish_endpoints(self, staged: _Staged, undo: list[Callable[[], object]]) -> None:
+        rows, addresses, indexes = self._maps.endpoints, self._maps.endpoint_by_address, self._maps.endpoint_by_ifindex
         for endpoint_id, row in staged.rows.items():
-            self._maps.endpoints.update(endpoint_id, row)
-        for endpoint_id, (ifindex, addresses) in staged.places.items():
-            for address in addresses:
-                self._maps.endpoint_by_address.update(address, endpoint_id)
-            self._maps.endpoint_by_ifindex.update(ifindex, endpoint_id)
-        self._maps.config.update(staged.snapshot.revision)
+            before = rows.get(endpoint_id)
+            rows.update(endpoint_id, row)
+            if before is not None:  # it always is: staging made room
+                undo.append(partial(rows.update, endpoint_id, before))
+        for endpoint_id, (ifindex, of_endpoint) in staged.places.items():
+            for address in of_endpoint:
+                owner = addresses.get(address)
+                addresses.update(address, endpoint_id)
+                undo.append(
+                    partial(addresses.delete, address) if owner is None else partial(addresses.update, address, owner)
+                )
+            owner = indexes.get(ifindex)
+            indexes.update(ifindex, endpoint_id)
+            undo.append(partial(indexes.delete, ifindex) if owner is None else partial(indexes.update, ifindex, owner))
 
     def collect(self) -> None:
         """Deletes what nothing refers to any more, an earlier agent's rows included."""

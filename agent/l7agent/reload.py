@@ -7,8 +7,7 @@
               and kept-alive connections of older revisions are judged again
     collect   what nothing refers to any more is deleted
 
-A failure before publish unstages and nothing has changed. Publishing only overwrites rows that exist or were made room
-for while staging, so it does not fail for want of space.
+A failure before publish unstages and nothing has changed. Publishing that finds a table full takes back what it wrote.
 """
 
 from dataclasses import dataclass

@@ -66,6 +66,7 @@ def inspect(netns: str, interface: str = "") -> Attachment:
         links, addresses = _inside(path)
         with contextlib.closing(IPRoute()) as node:
             outside = {link["index"]: link for link in node.get_links()}
+            routed = {address: _way_to(node, address) for address in _own(addresses)}
     except NetlinkError as error:
         raise WorkloadError(f"network namespace {netns!r}: {error}", missing=True) from error
     except OSError as error:
@@ -88,17 +89,38 @@ def inspect(netns: str, interface: str = "") -> Attachment:
         names = ", ".join(sorted(link.get_attr("IFLA_IFNAME") for link, _ in pairs))
         raise WorkloadError(f"network namespace {netns!r} has several veth pairs; choose one of {names} as interface")
     link, peer = pairs[0]
-    own = tuple(
-        sorted(
-            address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
-            for address in addresses
-            if address["index"] == link["index"] and address["scope"] == GLOBAL and address["family"] in FAMILIES
-        )
-    )
+    name = link.get_attr("IFLA_IFNAME")
+    own = [address for address, index in _own(addresses).items() if index == link["index"]]
     if not own:
-        name = link.get_attr("IFLA_IFNAME")
         raise WorkloadError(f"network namespace {netns!r} has no address on {name}", missing=True)
-    return Attachment(peer.get_attr("IFLA_IFNAME"), peer["index"], own, namespace)
+    # Only the node's routes say whose an address is: inside its namespace a workload may call itself what it likes.
+    ways = {peer["index"], peer.get_attr("IFLA_MASTER")}
+    theirs = tuple(sorted(address for address in own if routed[address] in ways))
+    if not theirs:
+        outer = peer.get_attr("IFLA_IFNAME")
+        raise WorkloadError(
+            f"this node does not route {', '.join(sorted(own))} to {outer}; try: ip route add {min(own)} dev {outer}",
+            missing=True,
+        )
+    return Attachment(peer.get_attr("IFLA_IFNAME"), peer["index"], theirs, namespace)
+
+
+def _own(addresses: list[Any]) -> dict[str, int]:
+    """The global addresses among netlink's, and the index of each one's link."""
+    return {
+        address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"): address["index"]
+        for address in addresses
+        if address["scope"] == GLOBAL and address["family"] in FAMILIES
+    }
+
+
+def _way_to(node: Any, address: str) -> int | None:
+    """The interface this node would send a packet for the address to."""
+    try:
+        route = next(iter(node.route("get", dst=address)), None)
+    except NetlinkError:
+        return None
+    return None if route is None else route.get_attr("RTA_OIF")
 
 
 def _inside(path: Path) -> tuple[list[Any], list[Any]]:

@@ -14,8 +14,8 @@ to disagree, and the canonical form answers each by leaving the disagreement out
    whether a line continues the one before. NUL and the other controls are in no class either.
 
 2. *What is a name, what is a value?* A name is a token, and nothing but the colon may follow it: ``Host :`` and
-   ``Host\\x0b:`` do not match. A value is printable ASCII, blank and tab. Whatever a server strips from a value's ends
-   can only be blanks and tabs.
+   ``Host\\x0b:`` do not match. A value is printable ASCII and blanks. A tab is valid there, but nginx takes one at the
+   beginning for a part of the value, which RFC 9110 does not: a value with a tab is not canonical.
 
 3. *Where does the body end?* At most one Content-Length, a plain decimal without sign, leading zero, comma or blank;
    or at most one Transfer-Encoding which is ``chunked``; never both; no chunks in HTTP/1.0. Field names that some
@@ -34,8 +34,8 @@ blank, the name no colon, the value no CR), so there is one way to match and the
 What was matched is relayed as it is. Nothing is added, removed, reordered or re-encoded: the judged request and the
 forwarded request are the same object in memory.
 
-A few valid heads are not canonical: absolute-form targets, CONNECT, Upgrade, Expect, bytes above 127 in values. They
-are read by h11, checked against the same four questions, and *written anew* from what was understood
+A few valid heads are not canonical: absolute-form targets, CONNECT, Upgrade, Expect, tabs or bytes above 127 in
+values. They are read by h11, checked against the same four questions, and *written anew* from what was understood
 (`rewritten_head`); what the client sent is thrown away, so the server reads our spelling and not the client's.
 
 Everything else is `Malformed`: 400, the connection is closed, one audit record.
@@ -52,11 +52,11 @@ from l7proxy.head import CHUNKED, MAX_HEAD, NEED_MORE, NO_BODY, Malformed, NeedM
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 
 _HEAD: Final = re.compile(
-    rb"([A-Z][A-Z-]{0,31}+) (/[!-~]*+) HTTP/1\.([01])(\r\n(?:" + _TOKEN + rb"++:[\t -~]*+\r\n)++)\r\n"
+    rb"([A-Z][A-Z-]{0,31}+) (/[!-~]*+) HTTP/1\.([01])(\r\n(?:" + _TOKEN + rb"++:[ -~]*+\r\n)++)\r\n"
 )
 
 _SPECIAL: Final = re.compile(
-    rb"(?i)\n(host|content[-_]length|transfer[-_]encoding|connection|upgrade|expect):[\t ]*([^\r]*)"
+    rb"(?i)\n(host|content[-_]length|transfer[-_]encoding|connection|upgrade|expect): *([^\r]*)"
 )
 """The fields that decide what a message is. A head with one of the last two, or of odd spelling, is not canonical."""
 
@@ -97,7 +97,7 @@ def _canonical(match: re.Match[bytes]) -> RequestHead | None:
     host = length = coding = connection = b""
     for name, value in _SPECIAL.findall(block):
         name = name.lower()
-        value = value.rstrip(b" \t")
+        value = value.rstrip(b" ")
         if not value:
             return None
         if name == b"host" and not host:

@@ -6,9 +6,7 @@ client ── node (the proxy) ── outside (dnsmasq, and a name server that l
 
 import contextlib
 import json
-import os
 import secrets
-import socket
 import struct
 import subprocess
 import sys
@@ -20,7 +18,11 @@ from typing import Any
 
 import dns.message
 import pytest
+
 from l7lab.namespace import Namespace, environment
+from l7policy.ids import PolicyId, Revision
+from l7policy.model import EndpointPolicy, FqdnPeer, Origin, Port, Rule, Snapshot
+from l7policy.verdict import Direction, Protocol
 
 CLIENT_V4, CLIENT_V6 = "192.0.2.2", "2001:db8::2"
 RESOLVER_V4, RESOLVER_V6 = "198.51.100.53", "2001:db8:53::53"
@@ -97,7 +99,8 @@ async def main():
     await server.start(listeners)
     say("ready", len(restored))
     reader = asyncio.StreamReader()
-    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := (await reader.readline()).decode().strip():
         if line == "full":
             tables.full = True
@@ -129,7 +132,8 @@ while True:
     first = query[13:13 + query[12]].lower()
     flags, question = b"\\x81\\x80\\0\\x01\\0\\x01\\0\\0\\0\\0", query[12:query.index(b"\\0", 12) + 5]
     def answer(ident, question, last):
-        return ident + flags + question + b"\\xc0\\x0c\\0\\x01\\0\\x01\\0\\0\\0\\x3c\\0\\x04\\xcb\\0\\x71" + bytes([last])
+        record = b"\\xc0\\x0c\\0\\x01\\0\\x01\\0\\0\\0\\x3c\\0\\x04\\xcb\\0\\x71"
+        return ident + flags + question + record + bytes([last])
     other = bytes([query[0] ^ 1]) + query[1:2]
     if first == b"late":
         s.sendto(answer(other, question, 66), client)
@@ -248,17 +252,19 @@ class Net:
                  "addr add 203.0.113.1/24 dev uplink", "addr add 2001:db8:1::1/64 dev uplink nodad",
                  # Fragments carry no port for the rules below; the proxy's own answers are fragmented on `pod`.
                  "link set pod up", "link set uplink mtu 9000 up",
-                 "route add 198.51.100.0/24 via 203.0.113.2", "route add 2001:db8:53::/64 via 2001:db8:1::2"])  # fmt: skip
-        for family in ("-4", "-6"):
+                 "route add 198.51.100.0/24 via 203.0.113.2",
+                 "route add 2001:db8:53::/64 via 2001:db8:1::2"])  # fmt: skip
+        for family, icmp in (("-4", "icmp"), ("-6", "ipv6-icmp")):
             steer = ["route add local default dev lo table 100",
                      *(f"rule add iif {link} ipproto {protocol} {side} 53 pref 10 lookup 100"
                        for protocol in ("udp", "tcp") for link, side in (("pod", "dport"), ("uplink", "sport"))),
-                     f"rule add iif uplink ipproto {'icmp' if family == '-4' else 'ipv6-icmp'} pref 11 lookup 100"]  # fmt: skip
+                     f"rule add iif uplink ipproto {icmp} pref 11 lookup 100"]  # fmt: skip
             done = node.run(["ip", family, "-batch", "-"], stdin="".join(f"{line}\n" for line in steer))
             assert done.returncode == 0, done.stderr
         client.ip(["addr add 192.0.2.2/30 dev eth0", "addr add 2001:db8::2/64 dev eth0 nodad", "link set eth0 up",
                    "route add default via 192.0.2.1", "route add default via 2001:db8::1"])  # fmt: skip
-        outside.ip(["addr add 203.0.113.2/24 dev eth0", "addr add 2001:db8:1::2/64 dev eth0 nodad", "link set eth0 mtu 9000 up",
+        outside.ip(["addr add 203.0.113.2/24 dev eth0", "addr add 2001:db8:1::2/64 dev eth0 nodad",
+                    "link set eth0 mtu 9000 up",
                     *(f"addr add {address} dev lo" for address in (RESOLVER_V4, NOBODY, LIAR)),
                     f"addr add {RESOLVER_V6} dev lo nodad",
                     "route add blackhole 198.51.100.99",
@@ -274,7 +280,8 @@ class Net:
             *(f"--host-record=n{number}.example.com,203.0.113.{number + 1}" for number in range(64)),
             *(f"--txt-record=long.example.com,{letter * 250}" for letter in "abcdefghij"),
         ]
-        command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces",
+        command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
+                   "--bind-interfaces",
                    f"--listen-address={RESOLVER_V4}", f"--listen-address={RESOLVER_V6}", "--log-queries", "--user=root",
                    f"--log-facility={self.log}", "--edns-packet-max=4096", "--local=/example.com/",
                    f"--pid-file={self.folder}/dnsmasq.pid", *records]  # fmt: skip
@@ -287,7 +294,7 @@ class Net:
                     stderr=subprocess.STDOUT,
                     text=True,
                     env=environment(),
-                )  # fmt: skip
+                )
             )
         liar = self.servers[1].stdout
         assert liar is not None
@@ -566,3 +573,66 @@ def test_a_killed_proxy_comes_back_with_all_it_had_learnt(net: Net, tmp_path: Pa
         assert second.errors == ""
     finally:
         other.destroy()
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Iterator[Maps]:
+    """Tables of a datapath that is attached to nothing."""
+    folder = tmp_path / "bpffs"
+    assert bpffs.ensure(folder) == folder
+    try:
+        pins = folder / layouts.LAYOUT
+        loader.load(pins, loader.Constants(max_conntrack=1024, max_ipcache=8, max_policy=64, max_fqdn_identities=16))
+        with Maps.open(pins) as opened:
+            yield opened
+    finally:
+        bpffs.unmount(folder)
+
+
+def test_the_pinned_tables_hold_what_tables_in_memory_do(maps: Maps, tmp_path: Path) -> None:
+    stars = FqdnPeer(match_pattern="*.example.com.")
+    exact = FqdnPeer(match_name="a.example.com.")
+    rules = tuple(
+        Rule(Direction.EGRESS, Origin("p", f"egress[{number}]"), (peer,), (Port(Protocol.TCP, 8080, 8090),))
+        for number, peer in enumerate((stars, exact))
+    )
+    snapshot = Snapshot(
+        Revision(1), {PolicyId(4): EndpointPolicy(rules, enforce_egress=True)}, {}, {}, (stars, exact)
+    )  # fmt: skip
+    memory, pinned = MemoryTables(), PinnedTables(maps)
+
+    def drive(tables: KernelTables, folder: Path) -> Learner:
+        learner = Learner(tables, folder, linger=10.0)
+        learner.restore(0.0)
+        assert learner.prepare(snapshot, 0.0) == ""
+        learner.commit(1, 0.0)
+        assert learner.learn("a.example.com.", [address_bytes("203.0.113.1")], 60, 0.0) == ""
+        assert (
+            learner.learn("b.example.com.", [address_bytes("2001:db8::1"), address_bytes("203.0.113.2")], 30, 0.0) == ""
+        )
+        learner.expire(45.0)
+        return learner
+
+    def held(tables: KernelTables) -> tuple[object, object, object]:
+        entries = {entry_key(policy_id, entry): entry for policy_id, entry in tables.entries()}
+        return tables.identities(), entries, tables.ipcache()
+
+    drive(memory, tmp_path / "memory")
+    learner = drive(pinned, tmp_path / "pinned")
+    assert held(pinned) == held(memory)
+    assert len(memory.ipcache_rows) == 1
+    entry = maps.ipcache.get("203.0.113.1")
+    assert entry is not None
+    assert entry.identity == memory.ipcache_rows[address_bytes("203.0.113.1")]
+    # A process that is killed and comes back finds the same; one that has lost its memory removes it.
+    again = Learner(pinned, tmp_path / "pinned")
+    again.restore(45.0)
+    assert held(pinned) == held(memory)
+    # Nine addresses do not fit a table of eight: the answer is withheld, and nothing of it stays.
+    many = [address_bytes(f"203.0.113.{last}") for last in range(10, 19)]
+    assert "the kernel table ipcache is full" in learner.learn("c.example.com.", many, 60, 46.0)
+    assert held(pinned)[2] == held(memory)[2]
+    assert learner.learn("c.example.com.", many[:7], 60, 46.0) == ""
+    assert maps.ipcache.get("203.0.113.16") is not None
+    Learner(pinned, tmp_path / "elsewhere").restore(46.0)
+    assert held(pinned) == ({}, {}, {})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After any sequence of learning, expiry, reloads, failures and restarts the kernel holds what a rebuild would write."""
+"""After any learning, expiry, reload, failure or restart the kernel holds what a rebuild would write."""
 
 import ipaddress
 import shutil

@@ -55,9 +55,16 @@ WWW = "www.example.com."
         ),
         pytest.param("A", ("other.example.com. 60 A 192.0.2.66",), (), [], 0, id="only owners outside the chain"),
         pytest.param(
-            "A", (f"{WWW} 60 CNAME a.example.net.",), ("a.example.net. 60 A 192.0.2.66",), [], 0, id="additional section"
+            "A",
+            (f"{WWW} 60 CNAME a.example.net.",),
+            ("a.example.net. 60 A 192.0.2.66",),
+            [],
+            0,
+            id="additional section",
         ),
-        pytest.param("MX", (f"{WWW} 60 MX 1 mail.example.com.",), ("mail.example.com. 60 A 192.0.2.66",), [], 0, id="MX"),
+        pytest.param(
+            "MX", (f"{WWW} 60 MX 1 mail.example.com.",), ("mail.example.com. 60 A 192.0.2.66",), [], 0, id="MX"
+        ),
         pytest.param("A", (f"{WWW} 60 AAAA 2001:db8::1",), (), [], 0, id="another type than asked for"),
         pytest.param(
             "A",

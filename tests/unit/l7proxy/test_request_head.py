@@ -18,7 +18,7 @@ def accepted(data: bytes) -> RequestHead:
     [
         (b"GET / HTTP/1.1\r\n" + HOST + b"\r\n", NO_BODY, True),
         (b"GET /a?b=//..%2f\\ HTTP/1.1\r\n".replace(b"\\ ", b"\\ ") + HOST + b"\r\n", NO_BODY, True),
-        (b"POST / HTTP/1.1\r\nhOST:shop.example.com\t \r\nContent-Length: 5\r\n\r\n", 5, True),
+        (b"POST / HTTP/1.1\r\nhOST:shop.example.com  \r\nContent-Length: 5\r\n\r\n", 5, True),
         (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n", NO_BODY, True),
         (b"PUT / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: Chunked\r\n\r\n", CHUNKED, True),
         (b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Close\r\n\r\n", NO_BODY, False),

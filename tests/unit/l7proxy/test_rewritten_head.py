@@ -63,6 +63,12 @@ def rewritten(data: bytes) -> RequestHead:
             b"GET /x HTTP/1.1\r\nHost: a\r\nX-Name: J\xf6rg\r\n\r\n",
         ),
         (
+            b"POST /x HTTP/1.1\r\nHost:\ta\t\r\nContent-Length:\t7\t\r\nX: a\tb\r\n\r\n",
+            b"a",
+            b"/x",
+            b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nX: a\tb\r\n\r\n",
+        ),
+        (
             b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\n\r\n",
             b"a",
             b"/x",

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The name cache forgets in the right order."""
+
+from l7dns.namecache import Change, NameCache
+
+A, B, C = (bytes([192, 0, 2, last]) for last in (1, 2, 3))
+
+
+def test_the_later_expiry_of_a_pair_counts() -> None:
+    cache = NameCache()
+    assert cache.put("a.", [A], 100.0) == [Change(True, "a.", A)]
+    assert cache.put("a.", [A], 50.0) == []
+    assert cache.expire(99.0) == []
+    assert cache.put("a.", [A], 200.0) == []
+    assert cache.expire(199.0) == []
+    assert cache.expire(200.0) == [Change(False, "a.", A)]
+    assert len(cache) == 0
+
+
+def test_over_the_cap_the_least_recently_learnt_name_goes() -> None:
+    cache = NameCache(max_names=2)
+    cache.put("a.", [A], 100.0)
+    cache.put("b.", [B], 100.0)
+    cache.put("a.", [A], 101.0)
+    assert cache.put("c.", [C], 100.0) == [Change(False, "b.", B), Change(True, "c.", C)]
+    assert (cache.evicted_names, cache.names) == (1, 2)
+
+
+def test_over_the_cap_the_first_address_to_expire_goes() -> None:
+    cache = NameCache(max_addresses_per_name=2)
+    cache.put("a.", [A], 100.0)
+    cache.put("a.", [B], 50.0)
+    assert cache.put("a.", [C], 70.0) == [Change(True, "a.", C), Change(False, "a.", B)]
+    assert cache.evicted_addresses == 1
+
+
+def test_an_address_keeps_the_names_that_are_left() -> None:
+    cache = NameCache()
+    cache.put("a.", [A], 100.0)
+    cache.put("b.", [A], 50.0)
+    assert cache.names_of(A) == {"a.", "b."}
+    cache.expire(60.0)
+    assert cache.names_of(A) == {"a."}
+
+
+def test_churn_does_not_make_the_queue_grow() -> None:
+    cache = NameCache(max_names=10)
+    for number in range(20_000):
+        cache.put(f"n{number}.", [A], 1e9)
+    assert len(cache._due) <= 2 * len(cache) + 1025
+    assert len(cache) == 10
