@@ -112,8 +112,8 @@ class Agent:
                 raise StartFailed(f"no rules could be brought into force:\n{error}") from error
             _log.error("keeping the rules of revision %d: %s", self._revision, error)
         await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
-        await self._detach(gone)
         await self._attach_all()
+        await self._detach(gone)
         self.tasks.start(self._watch_node(), name="watch-node")
         self.datapath.on_events(self.auditing.kernel_events)
 
@@ -280,10 +280,12 @@ class Agent:
         for endpoint in gone:
             self.endpoints.remove(endpoint)
         new = []
+        numbers = {(e.declared.name, e.declared.netns, e.declared.interface): e.id for e in gone}
         for name, declared in wanted.items():
             if self.endpoints.find(name) is None:
                 try:
-                    new.append(self.endpoints.add(declared))
+                    same = numbers.get((name, declared.netns, declared.interface))
+                    new.append(self.endpoints.add(declared, same))
                 except Conflict as error:
                     _log.error("%s: %s", declared.source, error)
         return gone, new
@@ -303,14 +305,17 @@ class Agent:
                 for endpoint in gone:
                     self.endpoints.put_back(endpoint)
                 raise
-            await self._detach(gone)
             await self._attach_all()
+            await self._detach(gone)
 
     async def _detach(self, gone: list[Endpoint]) -> None:
-        """Lets workloads go, but for interfaces that are another endpoint's by now."""
+        """Lets workloads go. Those that came in their place are attached by now, so that no packet passes unjudged."""
         taken = {e.attachment.ifindex for e in self.endpoints if e.attachment is not None}
         for endpoint in gone:
-            if endpoint.attachment is not None and endpoint.attachment.ifindex not in taken:
+            if endpoint.attachment is None or self.endpoints.get(endpoint.id) is not None:
+                continue
+            # A clsact filter belongs to the interface, a link to the endpoint.
+            if endpoint.attachment.ifindex not in taken or self.datapath.attach_mode == "tcx":
                 await asyncio.to_thread(self.datapath.detach_endpoint, endpoint)
 
     async def _locate_all(self, *, glance: bool = False) -> bool:

@@ -5,6 +5,7 @@ Programs, maps and links are pinned and stay when the agent goes; loading again 
 """
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import socket
@@ -133,7 +134,14 @@ def remove(config: Config) -> Iterator[str]:
                 yield f"uplink {name} detached"
         attacher.detach_steer()
         # A bpffs knows unlink and rmdir like any other file system.
-        shutil.rmtree(pins)
+        for folder in ("maps", "programs", "links"):
+            if (pins / folder).exists():
+                shutil.rmtree(pins / folder)
+        if pins.is_mount():  # `load` did that
+            bpffs.unmount(pins)
+        pins.rmdir()
+        with contextlib.suppress(OSError):
+            pins.parent.rmdir()
         yield f"{pins} removed"
     saved = Path(config.state) / "node-settings.json"
     routing.remove(statefile.load(saved, dict[str, str]))

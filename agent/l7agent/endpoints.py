@@ -151,14 +151,14 @@ class Endpoints:
         """By one of its addresses."""
         return self._by_address.get(address)
 
-    def add(self, declared: Declared) -> Endpoint:
-        """Numbers a new endpoint. Raises Conflict."""
+    def add(self, declared: Declared, same: EndpointId | None = None) -> Endpoint:
+        """Numbers a new endpoint, as before if it is the `same` with other labels. Raises Conflict."""
         for other in self._all.values():
             if other.declared.name == declared.name:
                 raise Conflict(f"an endpoint named {declared.name!r} exists already (id {other.id})")
             if (other.declared.netns, other.declared.interface) == (declared.netns, declared.interface):
                 raise Conflict(f"namespace {declared.netns!r} is endpoint {other.declared.name!r} already")
-        number = max(self._all, default=0) + 1
+        number = same or max(self._all, default=0) + 1
         if number > MAX_ENDPOINTS:
             number = next(n for n in range(1, MAX_ENDPOINTS + 2) if n not in self._all)
         endpoint = Endpoint(EndpointId(number), declared)

@@ -5,6 +5,7 @@ towards the name server as the client.
 May not read or write. Failure verdict: OSError; nothing is retried here.
 """
 
+import ctypes
 import socket
 import struct
 from functools import lru_cache
@@ -13,8 +14,11 @@ from typing import Final
 IP_TRANSPARENT: Final = 19
 IP_RECVORIGDSTADDR: Final = 20
 IP_BIND_ADDRESS_NO_PORT: Final = 24
+IP_PKTINFO: Final = 8
+IPV6_CHECKSUM: Final = 7
 IPV6_RECVORIGDSTADDR: Final = 74
 IPV6_TRANSPARENT: Final = 75
+SO_ATTACH_FILTER: Final = 26
 
 CLIENT_MARK: Final = 0xA00
 """SO_MARK of what goes to the client."""
@@ -27,6 +31,8 @@ DNS_PORT: Final = 10053
 Address = tuple[str, int]
 """Address as text, and port."""
 
+_BPF_RETURN: Final = 0x06
+_CHECKSUM_AT: Final = 6
 _ORIGINAL_V4: Final = struct.Struct("!2xH4s")
 _ORIGINAL_V6: Final = struct.Struct("!2xH4x16s")
 
@@ -36,9 +42,9 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def transparent(family: socket.AddressFamily, kind: socket.SocketKind, mark: int) -> socket.socket:
+def transparent(family: socket.AddressFamily, kind: socket.SocketKind, mark: int, protocol: int = 0) -> socket.socket:
     """A socket that may be bound to any address, not yet bound."""
-    made = socket.socket(family, kind)
+    made = socket.socket(family, kind, protocol)
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +52,8 @@ def transparent(family: socket.AddressFamily, kind: socket.SocketKind, mark: int
         if family == socket.AF_INET:
             made.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
         else:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if kind != socket.SOCK_RAW:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
     except OSError:
         made.close()
@@ -104,6 +111,31 @@ def spoofed(server: Address) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def raw_udp(family: socket.AddressFamily) -> socket.socket:
+    """A socket for whole UDP packets from any address (see `send_raw`), deaf to all that comes in."""
+    made = transparent(family, socket.SOCK_RAW, CLIENT_MARK, socket.IPPROTO_UDP)
+    try:
+        deny = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+        made.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(deny)))
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, IPV6_CHECKSUM, _CHECKSUM_AT)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def send_raw(raw: socket.socket, server: Address, client: Address, message: bytes) -> None:
+    """Sends a UDP packet from `server`. IPv4 allows it without a checksum (RFC 768); to IPv6 the kernel adds it."""
+    packet = struct.pack("!HHHH", server[1], client[1], 8 + len(message), 0) + message
+    source = socket.inet_pton(raw.family, server[0])
+    if raw.family == socket.AF_INET:
+        ancillary = (socket.SOL_IP, IP_PKTINFO, struct.pack("=I4s4x", 0, source))
+    else:
+        ancillary = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source + bytes(4))
+    raw.sendmsg([packet], [ancillary], 0, (client[0], 0))
 
 
 def original_destination(ancillary: list[tuple[int, int, bytes]]) -> Address | None:

@@ -227,6 +227,8 @@ class Exchange:
         elif self._phase is Phase.ANSWER and not self._answered:
             text = b"upstream response timeout\r\n"
             self._fail(out, now, 504, Reason.UPSTREAM_UNREACHABLE, "server did not answer in time", text)
+        elif self._request is not None:
+            self._fail(out, now, 0, Reason.HTTP_TIMEOUT, "no byte in either direction", b"")
         else:
             self._break_off(out)
         return out
@@ -471,6 +473,7 @@ class Exchange:
         linger = (linger or self._phase is Phase.BODY or bool(self._inbox)) and not self._client_ended
         self._drop_server(out, reset=False)
         self._phase = Phase.CLOSING
+        self._request = self._answer = None
         self._inbox = b""
         self._discarded = 0
         self._resume(out)
@@ -480,6 +483,7 @@ class Exchange:
     def _break_off(self, out: list[Command]) -> None:
         self._drop_server(out, reset=True)
         self._phase = Phase.CLOSED
+        self._request = self._answer = None
         self._inbox = b""
         self.deadline = math.inf
         out.append(ResetClient())

@@ -125,6 +125,18 @@ class ClientSide(asyncio.Protocol):
 
     # Events of the server's side
 
+    def server_connected(self, server: "ServerSide") -> bool:
+        """The server is there; at once, so that none of its bytes come before. False if nobody wants it any more."""
+        if self._dialling is None or self.exchange is None:
+            return False
+        self._dialling = None
+        self._server = server
+        if self._client_slow:
+            # Not now: uvloop begins to read when this has returned, whatever was said before.
+            asyncio.get_running_loop().call_soon(lambda: server.read(not self._client_slow))
+        self._perform(self.exchange.server_connected(self._now()))
+        return True
+
     def server_data(self, data: bytes) -> None:
         """Bytes came from the server."""
         if self.exchange is not None:
@@ -190,20 +202,14 @@ class ClientSide(asyncio.Protocol):
                 detail = os.strerror(failed.errno).lower() if failed.errno else "cannot connect"
                 self._perform(self.exchange.server_failed(detail, self._now()))
             return
-        server = ServerSide(self, self._owner.limits.write_buffer)
         try:
-            await asyncio.get_running_loop().create_connection(lambda: server, sock=sock)
+            await asyncio.get_running_loop().create_connection(self._server_side, sock=sock)
         except asyncio.CancelledError:
             sock.close()
             raise
-        self._dialling = None
-        if self.exchange is None:
-            server.transport.abort()
-            return
-        self._server = server
-        if self._client_slow:
-            server.read(False)
-        self._perform(self.exchange.server_connected(self._now()))
+
+    def _server_side(self) -> "ServerSide":
+        return ServerSide(self, self._owner.limits.write_buffer)
 
     def _drop_server(self, *, reset: bool) -> None:
         if self._dialling is not None:
@@ -254,6 +260,9 @@ class ServerSide(asyncio.Protocol):
         """Connected."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=self._write_buffer)
+        if self.relay is None or not self.relay.server_connected(self):
+            self.relay = None
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the server."""

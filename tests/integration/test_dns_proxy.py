@@ -19,6 +19,12 @@ from typing import Any
 import dns.message
 import pytest
 
+from l7bpf import bpffs, layouts, loader
+from l7bpf.maps import Maps
+from l7dns.addresses import address_bytes
+from l7dns.kernel import PinnedTables
+from l7dns.kerneltables import KernelTables, MemoryTables, entry_key
+from l7dns.learner import Learner
 from l7lab.namespace import Namespace, environment
 from l7policy.ids import PolicyId, Revision
 from l7policy.model import EndpointPolicy, FqdnPeer, Origin, Port, Rule, Snapshot
@@ -575,6 +581,44 @@ def test_a_killed_proxy_comes_back_with_all_it_had_learnt(net: Net, tmp_path: Pa
         other.destroy()
 
 
+@pytest.mark.parametrize(("family", "server", "client"), [(4, RESOLVER_V4, CLIENT_V4), (6, RESOLVER_V6, CLIENT_V6)])
+@pytest.mark.parametrize("taken", [False, True])
+def test_answers_come_from_the_name_server_even_if_the_node_uses_that_port_itself(
+    net: Net, family: int, server: str, client: str, taken: bool
+) -> None:
+    wildcard = "::" if family == 6 else "0.0.0.0"
+    kind = "socket.AF_INET6" if family == 6 else "socket.AF_INET"
+    listen = f"""
+import socket
+s = socket.socket({kind}, socket.SOCK_DGRAM); s.bind(("{client}", 7777)); s.settimeout(5); print("ready", flush=True)
+for _ in range(2):
+    data, sender = s.recvfrom(65535); print(len(data), sender[0], sender[1])
+"""
+    send = f"""
+import asyncio, socket
+from l7dns.reply import Replies
+async def main():
+    blocker = socket.socket({kind}, socket.SOCK_DGRAM)
+    if {taken}: blocker.bind(("{wildcard}", 5300))
+    replies = Replies(asyncio.get_running_loop(), print)
+    for size in (100, 5000): replies.send(("{server}", 5300), ("{client}", 7777), bytes(size))
+    replies.close(); blocker.close(); print(replies.errors)
+asyncio.run(main())
+"""
+    waiting = subprocess.Popen(
+        net.client.inside([sys.executable, "-c", listen]), stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "ready\n"
+        sent = net.node.run([sys.executable, "-W", "error", "-c", send])
+        assert (sent.stdout, sent.stderr) == ("0\n", "")
+        assert waiting.communicate(timeout=10)[0] == f"100 {server} 5300\n5000 {server} 5300\n"
+    finally:
+        waiting.kill()
+        waiting.wait()
+
+
 @pytest.fixture
 def maps(tmp_path: Path) -> Iterator[Maps]:
     """Tables of a datapath that is attached to nothing."""
@@ -611,6 +655,7 @@ def test_the_pinned_tables_hold_what_tables_in_memory_do(maps: Maps, tmp_path: P
             learner.learn("b.example.com.", [address_bytes("2001:db8::1"), address_bytes("203.0.113.2")], 30, 0.0) == ""
         )
         learner.expire(45.0)
+        learner.expire(56.0)
         return learner
 
     def held(tables: KernelTables) -> tuple[object, object, object]:
@@ -626,13 +671,13 @@ def test_the_pinned_tables_hold_what_tables_in_memory_do(maps: Maps, tmp_path: P
     assert entry.identity == memory.ipcache_rows[address_bytes("203.0.113.1")]
     # A process that is killed and comes back finds the same; one that has lost its memory removes it.
     again = Learner(pinned, tmp_path / "pinned")
-    again.restore(45.0)
+    again.restore(57.0)
     assert held(pinned) == held(memory)
     # Nine addresses do not fit a table of eight: the answer is withheld, and nothing of it stays.
     many = [address_bytes(f"203.0.113.{last}") for last in range(10, 19)]
-    assert "the kernel table ipcache is full" in learner.learn("c.example.com.", many, 60, 46.0)
+    assert "the kernel table ipcache is full" in learner.learn("c.example.com.", many, 60, 57.0)
     assert held(pinned)[2] == held(memory)[2]
-    assert learner.learn("c.example.com.", many[:7], 60, 46.0) == ""
+    assert learner.learn("c.example.com.", many[:7], 60, 57.0) == ""
     assert maps.ipcache.get("203.0.113.16") is not None
-    Learner(pinned, tmp_path / "elsewhere").restore(46.0)
+    Learner(pinned, tmp_path / "elsewhere").restore(57.0)
     assert held(pinned) == ({}, {}, {})

@@ -38,9 +38,11 @@ MISTAKES = {
     "two peers in one element": POLICY
     + "  egress:\n  - toCIDR: [192.0.2.0/24]\n    toFQDNs: [{matchName: a.example}]  # here\n",
     "HTTP rules on UDP": POLICY
-    + "  egress:\n  - toPorts:\n    - ports: [{port: '80', protocol: UDP}]  # here\n      rules: {http: [{method: GET}]}\n",
+    + "  egress:\n  - toPorts:\n    - ports: [{port: '80', protocol: UDP}]  # here\n"
+    + "      rules: {http: [{method: GET}]}\n",
     "an invalid regular expression": POLICY
-    + "  egress:\n  - toPorts:\n    - ports: [{port: '80', protocol: TCP}]\n      rules:\n        http:\n        - path: '/(a'  # here\n",
+    + "  egress:\n  - toPorts:\n    - ports: [{port: '80', protocol: TCP}]\n"
+    + "      rules:\n        http:\n        - path: '/(a'  # here\n",
     "a name pattern that is too long": POLICY + f"  egress:\n  - toFQDNs:\n    - matchPattern: '{'a' * 256}'  # here\n",
     "a network that is none": POLICY + "  egress:\n  - toCIDR: [192.0.2.0/33]  # here\n",
     "a duplicate policy": POLICY.replace("name: bad", "name: batch-egress").replace("v2\n", "v2  # here\n")

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from l7agent import config
 from l7agent.config import Config, ConfigError
 

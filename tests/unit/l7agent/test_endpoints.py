@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from l7agent import endpoints
 from l7agent.endpoints import Conflict, EndpointError, Endpoints
 from l7agent.workload import Attachment
@@ -67,7 +68,8 @@ def test_an_endpoint_is_found_by_address_while_it_is_there(tmp_path: Path) -> No
 
 def test_a_folder_declares_one_or_several_endpoints_per_file(tmp_path: Path) -> None:
     (tmp_path / "10-one.yaml").write_text("netns: web\nlabels: {app: web}\n")
-    (tmp_path / "20-two.yaml").write_text("- {netns: db, labels: [app=db]}\n- {netns: mq, name: queue, labels: [app=mq]}\n")
+    two = "- {netns: db, labels: [app=db]}\n- {netns: mq, name: queue, labels: [app=mq]}\n"
+    (tmp_path / "20-two.yaml").write_text(two)
     assert [one.name for one in endpoints.read_folder(tmp_path)] == ["web", "db", "queue"]
 
 

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from l7agent.history import KEPT, History, Kept, UnknownRevision
 
 

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from l7agent.identities import Identities
 from l7agent.statefile import StateError
 from l7policy import ids

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from l7agent.supervisor import DataProcess, NotAcknowledged, Slot
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks

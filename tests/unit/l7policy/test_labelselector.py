@@ -2,6 +2,7 @@
 """Label selectors: which conditions a selector means, and what is said of one that means none."""
 
 import pytest
+
 from l7policy import labelselector, yamltree
 from l7policy.labels import selector_key
 from l7policy.model import Operator, Requirement

@@ -43,7 +43,10 @@ class World:
         )
         policy = EndpointPolicy(rules=allowed, enforce_egress=True, selected_by=("shop/web",))
         revision = Revision(self.number + 1)
-        identities = {IdentityId(1000): ("k8s:app=web",), IdentityId(2): ("reserved:world",)}
+        identities: dict[IdentityId, tuple[str, ...]] = {
+            IdentityId(1000): ("k8s:app=web",),
+            IdentityId(2): ("reserved:world",),
+        }
         self.enforcement.prepare(Snapshot(revision, {PolicyId(1): policy}, identities, {}, ()))
         self.enforcement.commit(revision)
         self.number = revision

@@ -280,6 +280,19 @@ class TestServers:
         assert (record.verdict, record.reason) == (Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE)
         assert (record.detail, record.status) == ("connection refused", 503)
 
+    def test_a_failed_request_has_one_record(self, playbook: Begin) -> None:
+        book = playbook(record_forwarded=True)
+        book.client(GET)
+        book.failed("connection refused")
+        assert book.client_lost() == []
+        assert [record.status for record in book.records] == [503]
+
+    def test_an_answer_that_stalls_is_broken_off(self, playbook: Begin) -> None:
+        book = started(playbook)
+        book.server(OK[:-1])
+        assert book.after(3601) == [ResetServer(), ResetClient()]
+        assert book.records[0].detail == "no byte in either direction"
+
     def test_a_server_that_does_not_accept_in_time_is_a_503(self, playbook: Begin) -> None:
         book = playbook()
         book.client(GET)
@@ -434,6 +447,7 @@ class TestTunnels:
         book = started(playbook, WEBSOCKET)
         book.server(SWITCH)
         assert book.server_lost() == [ResetClient()]
+        assert book.client_lost() == []
 
     def test_an_idle_tunnel_ends(self, playbook: Begin) -> None:
         book = started(playbook, WEBSOCKET)

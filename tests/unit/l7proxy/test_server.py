@@ -147,6 +147,43 @@ def test_an_unreachable_server_is_a_503(world: Any, run: Callable[[Any], Any]) -
     run(main())
 
 
+def test_a_server_that_speaks_first_is_not_http(world: Any, run: Callable[[Any], Any]) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.com ESMTP\r\n")
+        await reader.read()
+
+    async def main() -> None:
+        async with proxied(world, greet) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(GET)
+            assert (await reader.read()).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+            writer.close()
+            assert [flow.reason for flow in proxy.flows] == [Reason.UPSTREAM_MALFORMED]
+
+    run(main())
+
+
+def test_a_client_that_leaves_while_the_server_is_dialled_leaves_nothing_behind(
+    world: Any, run: Callable[[Any], Any]
+) -> None:
+    dialled = asyncio.Event()
+
+    async def hang(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
+        dialled.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody wakes it")
+
+    async def main() -> None:
+        async with proxied(world, answering, dial=hang) as proxy:
+            _, writer = await proxy.open()
+            writer.write(GET)
+            await dialled.wait()
+            writer.transport.abort()
+            await until(lambda: proxy.server.connections == 0 and len(proxy.server.tasks) == 1)
+
+    run(main())
+
+
 def test_a_slow_reader_stops_the_sender(world: Any, run: Callable[[Any], Any]) -> None:
     size = 200_000_000
     sent = 0
