@@ -99,7 +99,7 @@ class Agent:
         self.auditing = Auditing(self.audit, self.endpoints, self.kernel.labels_of)
         newest = self.history.active
         self._revision = max(maps.config.revision, newest.revision if newest else 0)
-        self.supervisor.start()
+        self.supervisor.start(adopt=not self.datapath.fresh)
         self._node_addresses = await asyncio.to_thread(workload.node_addresses)
         await self._locate_all()
         gone, _ = self._declare_from_files(strict=newest is None)

@@ -39,6 +39,8 @@ class Datapath:
         self._events: EventReader | None = None
         self._attacher: Attacher
         self.maps: Maps
+        self.fresh = False
+        """The tables were made just now: what others remember of earlier ones is void."""
         self.uplinks: list[str] = []
 
     @property
@@ -50,6 +52,9 @@ class Datapath:
         """Compiles and pins the programs, makes maps that are not there yet. Raises DatapathError."""
         sizes = self._config.maps
         bpffs.ensure(self._pins)
+        self.fresh = not (self._pins / "maps" / "policy").exists()
+        if self.fresh:
+            shutil.rmtree(Path(self._config.state) / "dns", ignore_errors=True)
         loaded = loader.load(
             self._pins,
             loader.Constants(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data-plane processes' entry points share: kernel maps, listeners' registration, signals."""
+"""What the data-plane processes' entry points share: kernel maps, listeners' registration, signals, limits."""
 
 import asyncio
+import resource
 import signal
 import socket
 from importlib.metadata import version as installed_version
@@ -38,11 +39,14 @@ def register(maps: Maps, sock: socket.socket, proxy: ProxyKind, protocol: Protoc
     maps.listeners.update(ListenerKey(proxy, family, protocol, slot), sock.fileno())
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT end the process in order."""
+def settle(stop: asyncio.Event) -> None:
+    """Makes the process one that lasts: ended in order by SIGTERM and SIGINT, and by nothing that befalls the agent."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # A connection takes two files; the soft limit is for programs that use select(2).
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # The agent's log may be a terminal or a pipe that goes away; that must not end a data-plane process.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

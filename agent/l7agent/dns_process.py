@@ -69,6 +69,8 @@ class DnsRole:
 
 async def serve(config: Config) -> None:
     """Runs the proxy until it is told to stop."""
+    stop = asyncio.Event()
+    dataplane.settle(stop)
     maps = dataplane.open_maps(config)
     enforcement = Enforcement(KernelTables(maps))
     learner = Learner(
@@ -84,7 +86,6 @@ async def serve(config: Config) -> None:
         if snapshot.revision == learner.revision:
             enforcement.commit(snapshot.revision)
     role = DnsRole(enforcement, learner)
-    stop = asyncio.Event()
     limits = Limits(upstream_timeout=config.dns.upstream_timeout, max_inflight=config.dns.max_inflight)
 
     async def shutdown(drain: float) -> None:
@@ -103,7 +104,6 @@ async def serve(config: Config) -> None:
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
     await port.start()
-    dataplane.stop_on_signals(stop)
     # Until this process knows the rules, queries wait in the listeners' queues instead of being refused.
     if await dataplane.first(role.committed, stop) is role.committed:
         await server.start(listener for _, listener in made)

@@ -57,10 +57,11 @@ class HttpRole:
 
 async def serve(config: Config, slot: int) -> None:
     """Runs the worker until it is told to stop."""
+    stop = asyncio.Event()
+    dataplane.settle(stop)
     maps = dataplane.open_maps(config)
     enforcement = Enforcement(KernelTables(maps))
     role = HttpRole(enforcement)
-    stop = asyncio.Event()
     limits = Limits(
         head_timeout=config.http.head_timeout,
         keep_alive_timeout=config.http.idle_timeout,
@@ -84,7 +85,6 @@ async def serve(config: Config, slot: int) -> None:
     for listener in listeners:
         dataplane.register(maps, listener, ProxyKind.HTTP, Protocol.TCP, slot)
     await port.start()
-    dataplane.stop_on_signals(stop)
     # Until this process knows the rules, connections wait in the listeners' queues instead of being refused.
     if await dataplane.first(role.committed, stop) is role.committed:
         await server.start(listeners)

@@ -58,6 +58,8 @@ class DataProcess:
         self.revision = 0
         self.restarts = 0
         self.adopted = False
+        self.adopt = True
+        """Whether a process that another agent started may stay."""
         self.flows_lost = 0
         self._socket = run / f"{slot.name}.sock"
         self._command = command
@@ -158,12 +160,15 @@ class DataProcess:
 
     async def _serve(self, reader: asyncio.StreamReader) -> None:
         hello = await asyncio.wait_for(wire.read_from_process(reader), START_SECONDS)
-        if not isinstance(hello, wire.Hello) or hello.protocol != wire.PROTOCOL:
-            if isinstance(hello, wire.Hello):
-                _log.warning("%s: pid %d speaks protocol %d; replacing it", self.slot.name, hello.pid, hello.protocol)
-                self._hold(hello.pid)
-                await self._kill()
-            raise wire.WireError("did not say hello in this version's words")
+        if not isinstance(hello, wire.Hello):
+            raise wire.WireError("did not say hello")
+        stranger = "speaks another version's words" if hello.protocol != wire.PROTOCOL else ""
+        if hello.pid != self._child and not self.adopt:
+            stranger = "uses kernel tables that are gone"
+        if stranger:
+            self._hold(hello.pid)
+            await self._kill()
+            raise wire.WireError(f"pid {hello.pid} {stranger}; replacing it")
         if hello.pid != self.pid:
             self._hold(hello.pid)
         self.revision = hello.revision
@@ -274,9 +279,10 @@ class Supervisor:
         self.processes = tuple(DataProcess(slot, run, command(slot), on_flows) for slot in slots)
         self._tasks = Tasks()
 
-    def start(self) -> None:
-        """Begins to adopt and start processes."""
+    def start(self, *, adopt: bool = True) -> None:
+        """Begins to adopt (unless told not to) and start processes."""
         for process in self.processes:
+            process.adopt = adopt
             self._tasks.start(process.run(), name=f"supervise-{process.slot.name}")
 
     async def close(self) -> None:

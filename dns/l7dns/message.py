@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from dnslib import QTYPE
+from dnslib import RCODE as RCODES
+from dnslib.bimap import Bimap
+
 from l7dns import names
 from l7dns.names import WireError
 
@@ -37,34 +41,16 @@ class Type(IntEnum):
     """The record types the proxy has to know. All others pass as numbers."""
 
     A = 1
-    NS = 2
     CNAME = 5
-    SOA = 6
-    PTR = 12
-    MX = 15
-    TXT = 16
     AAAA = 28
-    SRV = 33
-    NAPTR = 35
     OPT = 41
-    DS = 43
-    RRSIG = 46
-    NSEC = 47
-    DNSKEY = 48
-    TLSA = 52
-    SVCB = 64
-    HTTPS = 65
     IXFR = 251
     AXFR = 252
     ANY = 255
-    CAA = 257
-
-
-_TYPE_NAMES: Final = {int(member): member.name for member in Type}
 
 
 class Rcode(IntEnum):
-    """What an answer says of itself."""
+    """What the proxy itself answers."""
 
     NOERROR = 0
     FORMERR = 1
@@ -72,16 +58,6 @@ class Rcode(IntEnum):
     NXDOMAIN = 3
     NOTIMP = 4
     REFUSED = 5
-    YXDOMAIN = 6
-    YXRRSET = 7
-    NXRRSET = 8
-    NOTAUTH = 9
-    NOTZONE = 10
-    BADVERS = 16
-    BADCOOKIE = 23
-
-
-_RCODE_NAMES: Final = {int(member): member.name for member in Rcode}
 
 
 class Ede(IntEnum):
@@ -95,12 +71,17 @@ class Ede(IntEnum):
 
 def type_name(number: int) -> str:
     """``AAAA``, or ``TYPE65534`` (RFC 3597)."""
-    return _TYPE_NAMES.get(number) or f"TYPE{number}"
+    return _named(QTYPE, "TYPE", number)
 
 
 def rcode_name(number: int) -> str:
     """``REFUSED``, or ``RCODE17``."""
-    return _RCODE_NAMES.get(number) or f"RCODE{number}"
+    return _named(RCODES, "RCODE", number)
+
+
+def _named(table: Bimap, prefix: str, number: int) -> str:
+    name = str(table.get(number))
+    return f"{prefix}{number}" if name.isdigit() else name
 
 
 @dataclass(frozen=True, slots=True)
