@@ -38,7 +38,8 @@ async def run(config: Config, config_path: Path | None) -> None:
         notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")
         await stop.wait()
         notify.stopping()
-    except (DatapathError, StateError) as error:
+    except (DatapathError, StateError, StartFailed) as error:
+        await agent.supervisor.withdraw()
         raise StartFailed(str(error)) from error
     finally:
         await agent.close()

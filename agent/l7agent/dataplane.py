@@ -5,6 +5,7 @@ import asyncio
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,16 @@ def pins(config: Config) -> Path:
 def open_maps(config: Config) -> Maps:
     """The maps the agent made. Raises DatapathError if there are none."""
     return Maps.open(pins(config))
+
+
+def listener(
+    make: Callable[[socket.AddressFamily, int], socket.socket], family: socket.AddressFamily, port: int
+) -> socket.socket:
+    """A listener of `make`. Raises OSError naming the port: an operator has to find who else has it."""
+    try:
+        return make(family, port)
+    except OSError as error:
+        raise OSError(error.errno, f"port {port}: {error.strerror}") from error
 
 
 def register(maps: Maps, sock: socket.socket, proxy: ProxyKind, protocol: Protocol, slot: int) -> None:

@@ -100,7 +100,11 @@ async def serve(config: Config) -> None:
     )
     server = DnsServer(enforcement, learner, port.record, limits)
     listeners = {Protocol.UDP: sockets.udp_listener, Protocol.TCP: sockets.tcp_listener}
-    made = [(protocol, make(family)) for protocol, make in listeners.items() for family in dataplane.FAMILIES]
+    made = [
+        (protocol, dataplane.listener(make, family, sockets.DNS_PORT))
+        for protocol, make in listeners.items()
+        for family in dataplane.FAMILIES
+    ]
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
     await port.start()

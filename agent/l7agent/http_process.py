@@ -81,7 +81,7 @@ async def serve(config: Config, slot: int) -> None:
         shutdown,
     )
     server = HttpServer(enforcement, port.record, limits)
-    listeners = [sockets.listener(family, HTTP_PORT) for family in dataplane.FAMILIES]
+    listeners = [dataplane.listener(sockets.listener, family, HTTP_PORT) for family in dataplane.FAMILIES]
     for listener in listeners:
         dataplane.register(maps, listener, ProxyKind.HTTP, Protocol.TCP, slot)
     await port.start()

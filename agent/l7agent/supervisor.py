@@ -61,6 +61,8 @@ class DataProcess:
         self.adopt = True
         """Whether a process that another agent started may stay."""
         self.flows_lost = 0
+        self.problem = ""
+        """Why it was lost last, empty once it is ready."""
         self._socket = run / f"{slot.name}.sock"
         self._command = command
         self._on_flows = on_flows
@@ -84,6 +86,7 @@ class DataProcess:
                 reader = await self._connect()
                 await self._serve(reader)
             except (OSError, wire.WireError, TimeoutError) as error:
+                self.problem = str(error)
                 _log.warning("%s: %s", self.slot.name, error)
             finally:
                 self._lost()
@@ -135,6 +138,11 @@ class DataProcess:
             await asyncio.sleep(0.001)
         os.close(self._handle)
         self._handle = None
+
+    async def end_own(self) -> None:
+        """Ends the process if this agent started it, and not one before."""
+        if self._child:
+            await self._kill()
 
     def _exit_status(self) -> int | None:
         """Of the process this agent started, None while it runs. Reaps it."""
@@ -193,6 +201,7 @@ class DataProcess:
 
     def _become_ready(self) -> None:
         self.state = "ready"
+        self.problem = ""
         self.ready.set()
         _log.info("%s: ready (pid %d, %s)", self.slot.name, self.pid, "adopted" if self.adopted else "started")
 
@@ -227,6 +236,12 @@ class DataProcess:
         """Gives it a revision to get ready for. Raises NotAcknowledged."""
         try:
             await asyncio.wait_for(self.ready.wait(), ACKNOWLEDGE_SECONDS)
+        except TimeoutError:
+            why = f" ({self.problem})" if self.problem else ""
+            raise NotAcknowledged(
+                f"{self.slot.name} did not get ready within {ACKNOWLEDGE_SECONDS:.0f} s{why}"
+            ) from None
+        try:
             future = asyncio.get_running_loop().create_future()
             self._prepared[snapshot.revision] = future
             self._send(wire.Prepare(snapshot))
@@ -288,6 +303,12 @@ class Supervisor:
     async def close(self) -> None:
         """Stops supervising. The processes go on."""
         await self._tasks.close()
+
+    async def withdraw(self) -> None:
+        """Ends the processes that this agent started itself: it could not start, and nobody would look after them."""
+        await self._tasks.close()
+        for process in self.processes:
+            await process.end_own()
 
     @property
     def dns(self) -> DataProcess:

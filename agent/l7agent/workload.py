@@ -66,6 +66,7 @@ def inspect(netns: str, interface: str = "") -> Attachment:
         links, addresses = _inside(path)
         with contextlib.closing(IPRoute()) as node:
             outside = {link["index"]: link for link in node.get_links()}
+            number = _number_of(node, path)
             routed = {address: _way_to(node, address) for address in _own(addresses)}
     except NetlinkError as error:
         raise WorkloadError(f"network namespace {netns!r}: {error}", missing=True) from error
@@ -75,13 +76,13 @@ def inspect(netns: str, interface: str = "") -> Attachment:
     if not links:
         wanted = f"interface {interface!r}" if interface else "veth interface"
         raise WorkloadError(f"network namespace {netns!r} has no {wanted}", missing=True)
-    # A link's index of its peer means something only here if the peer really is here and points back.
+    # An index means nothing without the namespace that it counts in: a pair that ends elsewhere has one, too.
     pairs = [
         (link, peer)
         for link in links
         if (peer := outside.get(link.get_attr("IFLA_LINK"))) is not None
         and _kind(peer) == "veth"
-        and peer.get_attr("IFLA_LINK") == link["index"]
+        and (peer.get_attr("IFLA_LINK"), peer.get_attr("IFLA_LINK_NETNSID")) == (link["index"], number)
     ]
     if not pairs:
         raise WorkloadError(f"network namespace {netns!r} has no veth pair that ends in this namespace")
@@ -112,6 +113,15 @@ def _own(addresses: list[Any]) -> dict[str, int]:
         for address in addresses
         if address["scope"] == GLOBAL and address["family"] in FAMILIES
     }
+
+
+def _number_of(node: Any, path: Path) -> int:
+    """What this namespace calls the other one, which it does once a link leads there; a large number otherwise."""
+    namespace = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return int(node.get_netnsid(fd=namespace)["nsid"])
+    finally:
+        os.close(namespace)
 
 
 def _way_to(node: Any, address: str) -> int | None:

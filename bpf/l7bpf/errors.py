@@ -6,7 +6,7 @@ class DatapathError(Exception):
     """The datapath could not be set up, changed or read. The message says what to do."""
 
 
-class MapFull(DatapathError):  # noqa: N818 - a state of the table, like queue.Full
+class MapFull(DatapathError):
     """A kernel table has no room for another entry. `table` names it."""
 
     def __init__(self, table: str, capacity: int) -> None:

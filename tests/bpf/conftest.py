@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pyroute2 import IPRoute
+
 from l7bpf import bpffs, events, libbpf, loader
 from l7bpf.layouts import LAYOUT, Config, Endpoint, Event, IpcacheEntry, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
-from pyroute2 import IPRoute
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class Packets:
 
     @staticmethod
     def frame(ethertype: int, payload: bytes) -> bytes:
-        return bytes.fromhex("020000000002" "020000000001") + struct.pack(">H", ethertype) + payload
+        return bytes.fromhex("020000000002020000000001") + struct.pack(">H", ethertype) + payload
 
     @staticmethod
     def packet(source: str, destination: str, protocol: int, payload: bytes, *, fragment: int = 0) -> bytes:
@@ -139,16 +140,28 @@ class Node:
         for fd in self.programs.values():
             os.close(fd)
 
-    def reset(self) -> None:
-        """The tables of the docstring, nothing enforced, revision 1, no flow."""
+    def clear(self) -> None:
+        """Nothing is known: no endpoint, identity, policy or flow; revision 1."""
         maps = self.maps
-        for table in (maps.endpoints, maps.endpoint_by_ifindex, maps.endpoint_by_address, maps.ipcache):
-            for key, _ in list(table.items()):
-                table.delete(key)  # type: ignore[arg-type]
-        for table in (maps.policy, maps.conntrack, maps.listeners, maps.fqdn_identities):
+        for table in (
+            maps.endpoints,
+            maps.endpoint_by_ifindex,
+            maps.endpoint_by_address,
+            maps.ipcache,
+            maps.policy,
+            maps.conntrack,
+            maps.listeners,
+            maps.fqdn_identities,
+        ):
             for key, _ in list(table.items()):
                 table.delete(key)  # type: ignore[arg-type]
         maps.config.update(1)
+        self.reader.drain(1 << 20)
+
+    def reset(self) -> None:
+        """The tables of the docstring, nothing enforced, revision 1, no flow."""
+        self.clear()
+        maps = self.maps
         self.enforce(web="", db="")
         for ifindex, endpoint, addresses in (
             (self.web_ifindex, self.WEB, (self.web, self.web6)),
@@ -165,7 +178,6 @@ class Node:
         ):
             for address in addresses:
                 maps.ipcache.update(address, IpcacheEntry(identity))
-        self.reader.drain(1 << 20)
 
     def enforce(self, web: str | None = None, db: str | None = None) -> None:
         """``"egress"``, ``"ingress"``, ``"both"`` or ``""``."""
@@ -199,7 +211,14 @@ class Node:
         self.maps.config.update(Config(number).revision)
 
     def run(
-        self, program: str, packet: bytes, *, ifindex: int | None = None, ingress_ifindex: int = 0, mark: int = 0, repeat: int = 1
+        self,
+        program: str,
+        packet: bytes,
+        *,
+        ifindex: int | None = None,
+        ingress_ifindex: int = 0,
+        mark: int = 0,
+        repeat: int = 1,
     ) -> Result:
         """Gives the packet to the program. By default it crosses web's interface."""
         context = bytearray(CONTEXT_BYTES)

@@ -4,6 +4,7 @@
 import struct
 
 import pytest
+
 from l7bpf.layouts import (
     CONNTRACK_DENIED,
     CONNTRACK_LOCAL,
@@ -343,8 +344,10 @@ class TestConntrack:
     @pytest.mark.parametrize(("protocol", "seconds"), [(TCP, 8000), (UDP, 60)])
     def test_a_flow_that_was_silent_too_long_is_judged_again(self, node, build, protocol, seconds):
         node.enforce(web="egress")
-        make = (lambda: build.tcp(node.web, node.server, 40000, 80, build.ACK)) if protocol == TCP else (
-            lambda: build.udp(node.web, node.server, 40000, 80)
+        make = (
+            (lambda: build.tcp(node.web, node.server, 40000, 80, build.ACK))
+            if protocol == TCP
+            else (lambda: build.udp(node.web, node.server, 40000, 80))
         )
         key = node.policy(70, "egress", 0, protocol, 80)
         assert send(node, make()).passed

@@ -4,6 +4,7 @@
 A client workload, the node and a server are three namespaces; each is gone when its thread is.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -14,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
+
 from l7bpf import attach, events, loader, routing
 from l7bpf.errors import DatapathError
 from l7bpf.layouts import (
-    LAYOUT,
     MARK_TO_CLIENT,
     MARK_TO_SERVER,
     ConntrackKey,
@@ -28,7 +30,6 @@ from l7bpf.layouts import (
     PolicyKey,
 )
 from l7bpf.maps import Maps
-from pyroute2 import IPRoute
 
 TCP, HTTP = 6, 1
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
@@ -44,7 +45,12 @@ def sysctl(name: str, value: int) -> None:
 
 def set_up_node(client_fd: int, server_fd: int) -> tuple[int, int]:
     """Both links and the node's addresses; returns the indices of its ends."""
-    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"):
+    for name in (
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+        "ipv4/conf/all/rp_filter",
+        "ipv4/conf/default/rp_filter",
+    ):
         sysctl(name, 1)
     sysctl("ipv6/conf/default/accept_dad", 0)
     with IPRoute() as netlink:
@@ -85,6 +91,7 @@ class Echo:
         self.socket = namespace(socket.socket, FAMILY[family])
         self.socket.bind((SERVER[family], 80))
         self.socket.listen(64)
+        self._peer = self.socket
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -95,7 +102,7 @@ class Echo:
             except OSError:
                 return
             with peer:
-                peer.settimeout(1)  # a revoked client never says goodbye
+                self._peer = peer
                 try:
                     peer.sendall(f"server sees {address[0]}\n".encode())
                     while data := peer.recv(4096):
@@ -104,21 +111,22 @@ class Echo:
                     pass
 
     def close(self) -> None:
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
+        for each in (self._peer, self.socket):
+            with contextlib.suppress(OSError):  # a revoked client never says goodbye
+                each.shutdown(socket.SHUT_RDWR)
         self._thread.join()
+        self.socket.close()
 
 
 class Net:
     """The three namespaces, loaded and attached."""
 
-    def __init__(self, node, client, server, pins: Path) -> None:
-        self.node, self.client, self.server, self.pins = node, client, server, pins
+    def __init__(self, node, client, server, tables) -> None:
+        self.node, self.client, self.server = node, client, server
+        self.pins, self.maps, self.events = tables.pins, tables.maps, tables.reader
         self.lxc, self.ext = node(set_up_node, client.fd, server.fd)
         client(set_up_host, CLIENT, {4: 32, 6: 128}, {4: NODE[4][0], 6: NODE[6][0]})
         server(set_up_host, SERVER, {4: 24, 6: 64}, {4: NODE[4][1], 6: NODE[6][1]})
-        self.maps = Maps.open(pins)
-        self.events = events.EventReader(pins)
         for family in (4, 6):
             self.maps.endpoint_by_address.update(CLIENT[family], WEB)
             self.maps.ipcache.update(CLIENT[family], IpcacheEntry(1007))
@@ -146,19 +154,13 @@ class Net:
 
 
 @pytest.fixture
-def net(new_namespace, bpf_folder: Path, request: pytest.FixtureRequest) -> Iterator[Net]:
-    """A datapath of this test's own: its conntrack starts empty."""
-    node, client, server = new_namespace(), new_namespace(), new_namespace()
-    pins = bpf_folder / request.node.name.translate(str.maketrans("[].-", "____")) / LAYOUT
-    pins.mkdir(parents=True)
-    loader.load(pins, loader.Constants(max_conntrack=1024, max_ipcache=64, max_policy=64))
-    net = Net(node, client, server, pins)
+def net(new_namespace, node) -> Iterator[Net]:
+    """The session's datapath with empty tables, in namespaces of this test's own."""
+    node.clear()
+    net = Net(new_namespace(), new_namespace(), new_namespace(), node)
     yield net
-    net.maps.close()
-    net.events.close()
-    for folder in ("links", "programs", "maps"):
-        for pin in (pins / folder).iterdir():
-            pin.unlink()
+    for pin in (net.pins / "links").iterdir():
+        pin.unlink()
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -246,10 +248,8 @@ def test_a_reload_replaces_programs_and_keeps_flows(net, attacher, echo, family)
     net.allow()
     with net.connect(family) as client:
         assert client.recv(100)
-        before = net.maps.conntrack.get(
-            ConntrackKey(CLIENT[family], SERVER[family], client.getsockname()[1], 80, TCP)
-        )
-        loader.load(net.pins)
+        before = net.maps.conntrack.get(ConntrackKey(CLIENT[family], SERVER[family], client.getsockname()[1], 80, TCP))
+        loader.load(net.pins, loader.Constants(max_conntrack=99))  # the table keeps its size
         net.node(attacher.attach_endpoint, net.lxc, WEB)
         net.node(attacher.attach_uplink, net.ext)
         client.sendall(b"still here")
@@ -296,9 +296,8 @@ def test_an_endpoint_that_comes_back_on_another_interface_is_attached_there(net,
 class TestProxy:
     """A relay of a few lines in the proxy's place: listener, original destination, client's address upstream."""
 
-    @pytest.fixture(params=[0, 1], ids=["ordinary", "src_valid_mark"])
-    def relay(self, net, family, attacher, echo, request):
-        net.node(sysctl, "ipv4/conf/all/src_valid_mark", request.param)
+    @pytest.fixture
+    def relay(self, net, family, attacher, echo):
         saved = net.node(routing.add)
         net.node(routing.add, saved)  # twice is no error
         net.node(attacher.attach_steer)
@@ -321,13 +320,17 @@ class TestProxy:
     def transparent(family: int, mark: int) -> socket.socket:
         new = socket.socket(FAMILY[family])
         new.settimeout(5)
-        new.setsockopt(*((socket.SOL_IPV6, IPV6_TRANSPARENT) if family == 6 else (socket.SOL_IP, IP_TRANSPARENT)), 1)
+        new.setsockopt(
+            *((socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if family == 6 else (socket.SOL_IP, IP_TRANSPARENT)), 1
+        )
         new.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return new
 
     @pytest.mark.parametrize("keep_port", [True, False], ids=["clients_port", "own_port"])
-    def test_the_relay_stands_between_unseen(self, net, relay, family, keep_port):
+    @pytest.mark.parametrize("valid_mark", [0, 1], ids=["ordinary", "src_valid_mark"])
+    def test_the_relay_stands_between_unseen(self, net, relay, family, keep_port, valid_mark):
+        net.node(sysctl, "ipv4/conf/all/src_valid_mark", valid_mark)
         with net.connect(family) as client:
             accepted, peer = relay.accept()
             with accepted, net.node(self.transparent, family, MARK_TO_SERVER) as upstream:
@@ -341,6 +344,7 @@ class TestProxy:
                 accepted.sendall(upstream.recv(100))
                 assert client.recv(100) == b"ping pong"
 
+    @pytest.mark.parametrize("attacher", ["tcx"], indirect=True)
     def test_without_a_listener_nobody_else_gets_the_connection(self, net, relay, family):
         """IPv6 is refused. IPv4 waits: the kernel sends no reset from an address that is not the node's own."""
         host = net.node(socket.socket, FAMILY[family])
@@ -351,6 +355,7 @@ class TestProxy:
             net.connect(family, timeout=0.3)
         assert 200 in net.reasons()
 
+    @pytest.mark.parametrize("attacher", ["tcx"], indirect=True)
     def test_a_direct_connection_is_reset_when_it_comes_to_need_the_proxy(self, net, relay, family):
         net.allow()
         with net.connect(family) as client:
@@ -361,6 +366,7 @@ class TestProxy:
             with pytest.raises(ConnectionResetError):
                 client.recv(100)
 
+    @pytest.mark.parametrize("attacher", ["tcx"], indirect=True)
     def test_the_workload_cannot_reach_the_listener_itself(self, net, relay, family):
         own = net.client(socket.socket, FAMILY[family])
         own.settimeout(0.3)

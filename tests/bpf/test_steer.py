@@ -5,6 +5,7 @@ import socket
 import struct
 
 import pytest
+
 from l7bpf import libbpf
 from l7bpf.layouts import ConntrackEntry, ConntrackKey, ListenerKey
 
@@ -65,9 +66,7 @@ def listener(node):
 @pytest.mark.parametrize(("protocol", "proxy"), [(TCP, HTTP), (TCP, DNS), (UDP, DNS)])
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_flow_gets_the_listener_of_its_proxy_family_and_protocol(node, listener, protocol, proxy, family):
-    cookies = {
-        (p, f, t): listener(p, f, t)[1] for p, t in ((HTTP, TCP), (DNS, TCP), (DNS, UDP)) for f in (4, 6)
-    }
+    cookies = {(p, f, t): listener(p, f, t)[1] for p, t in ((HTTP, TCP), (DNS, TCP), (DNS, UDP)) for f in (4, 6)}
     web, server = (node.web, node.server) if family == 4 else (node.web6, node.server6)
     remember(node, web, server, 40000, 80, protocol, proxy)
     assert look_up(node, web, server, 40000, 80, protocol) == (SK_PASS, cookies[proxy, family, protocol])

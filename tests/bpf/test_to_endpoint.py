@@ -2,6 +2,7 @@
 """What a workload is about to receive: to_endpoint, the guard behind the other hooks."""
 
 import pytest
+
 from l7bpf.layouts import CONNTRACK_FROM_NODE, CONNTRACK_LOCAL, ConntrackKey
 
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58

@@ -2,6 +2,7 @@
 """What crosses an interface to other machines: from_uplink and to_uplink."""
 
 import pytest
+
 from l7bpf.layouts import ConntrackKey
 
 TCP, UDP = 6, 17

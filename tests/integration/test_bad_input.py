@@ -2,6 +2,8 @@
 """What operators get wrong, and what machines do to them: one clear line, nothing half done, nothing let through."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 from l7lab import traffic
 from l7lab.gate import Gate, program
 from l7lab.namespace import environment, run
-from l7lab.process import Process, wait_until
+from l7lab.process import wait_until
 from l7lab.topology import IN_CIDR, UNNAMED
 
 LISTEN = """
@@ -72,7 +74,7 @@ def drop(gate: Gate, count: int) -> None:
         (["--netns", "OUTSIDE", "--label=app=x", "--interface=eth7"], 1, "has no interface 'eth7'"),
         (["--netns", "NODE", "--label=app=x"], 1, "no veth pair that ends in this namespace"),
         (["--netns", "EMPTY", "--label=app=x"], 1, "has no veth interface"),
-        (["--netns", "BATCH", "--label=app=x"], 1, "is endpoint 'batch' already"),
+        (["--netns", "BATCH", "--label=app=x"], 1, "belongs to endpoint 'batch' already"),
         (["--netns", "OUTSIDE", "--name=batch", "--label=app=x"], 1, "an endpoint named 'batch' exists already"),
         (["--netns", "/run/netns/BATCH", "--name=b2", "--label=app=x"], 1, "belongs to endpoint 'batch' already"),
         (["--netns", "OUTSIDE"], 1, "at least one label"),
@@ -229,8 +231,7 @@ def test_a_port_that_somebody_else_has_is_named_and_nothing_gets_through(make_ga
     for pid in node.namespace.pids():
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if b"l7agent.main" in command:
-            Process.signal  # noqa: B018
-            run(["kill", "-KILL", str(pid)])
+            os.kill(pid, signal.SIGKILL)
     taken = gate.lab.start(node, [sys.executable, "-I", "-c", LISTEN, "tcp:10080", "udp:10053"], "taken")
     taken.wait(lambda: "ready" in taken.output(), "the ports to be taken")
     done = on_node(gate, "agent")
@@ -269,7 +270,7 @@ def test_a_full_disk_loses_audit_records_and_nothing_else(unstarted_gate: Callab
             if gate.status()["audit"]["lost"] or gate.status()["events_lost"]:
                 break
         wait_until(lambda: gate.status()["audit"]["lost"] > 0, "records to be counted as lost", timeout=20.0)
-        assert "No space left on device" in gate.status()["audit"]["error"]
+        assert "no space left on the disk" in gate.status()["audit"]["error"]
         mark = stream.mark()
         assert {step.outcome for step in stream.wait_count(10, mark=mark)} == {"200"}
         assert not open_(gate, UNNAMED)
@@ -285,14 +286,16 @@ def test_a_full_disk_loses_audit_records_and_nothing_else(unstarted_gate: Callab
         assert {step.outcome for step in stream.outcomes()} == {"200"}
 
 
-def test_a_state_directory_that_cannot_be_written_hinders_no_reload(unstarted_gate: Callable[..., Gate]) -> None:
+def test_a_state_directory_that_is_full_hinders_no_reload(unstarted_gate: Callable[..., Gate]) -> None:
     gate = unstarted_gate()
     state = gate.lab.folder / "state"
     state.mkdir()
-    run(["mount", "-t", "tmpfs", "tmpfs", str(state)])
+    run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)])
     gate.start()
     gate.add_all()
-    run(["mount", "-o", "remount,ro", str(state)])
+    with (state / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        while True:
+            filler.write(bytes(4096))
     gate.edit("30-batch.yaml", "- 198.51.100.64/26", "- 198.51.100.192/26")
     gate.must("rules", "reload")
     assert not open_(gate, IN_CIDR)
@@ -301,6 +304,8 @@ def test_a_state_directory_that_cannot_be_written_hinders_no_reload(unstarted_ga
     assert traffic.dns(gate.lab.frontend.namespace, "api.example.com").addresses
     gate.must("rules", "rollback")
     assert open_(gate, IN_CIDR)
-    gate.stop_agent()
-    failed = on_node(gate, "agent")
-    assert (failed.returncode, "Traceback" in failed.stderr) in ((1, False), (0, False))
+    gate.kill_agent()
+    gate.restore()
+    gate.start()
+    assert open_(gate, IN_CIDR)
+    assert not open_(gate, UNNAMED)

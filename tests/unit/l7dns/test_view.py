@@ -6,7 +6,8 @@ import pytest
 from l7dns.addresses import address_bytes
 from l7dns.view import ConflictError, View
 from l7policy.ids import HOST, WORLD, IdentityId, PolicyId, Revision
-from l7policy.model import EndpointPolicy, FqdnPeer, Snapshot
+from l7policy.model import EndpointPolicy, FqdnPeer, Origin, Rule, Snapshot
+from l7policy.verdict import Direction
 
 CIDR = IdentityId(1 << 24)
 NARROW = IdentityId((1 << 24) + 1)
@@ -77,3 +78,11 @@ def test_one_policy_number_with_two_meanings_is_refused() -> None:
     second = snapshot({}, {}, policies={PolicyId(1): EndpointPolicy(enforce_egress=True)})
     with pytest.raises(ConflictError, match="policy 1"):
         View([first, second])
+
+
+def test_a_policy_whose_rules_only_moved_in_their_file_is_the_same() -> None:
+    def moved(line: int) -> Snapshot:
+        rule = Rule(Direction.EGRESS, Origin("shop/web", "egress[0]", "web.yaml", line))
+        return Snapshot(Revision(line), {PolicyId(1): EndpointPolicy((rule,))}, {}, {}, ())
+
+    assert PolicyId(1) in View([moved(3), moved(4)]).policies
