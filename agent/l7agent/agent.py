@@ -208,7 +208,7 @@ class Agent:
         self._revision += 1
         self.snapshot = await transact(compiled, self._revision, self.endpoints, self.kernel, self.supervisor)
         self.compiled = compiled
-        self.auditing.learn(compiled.origins, self.snapshot.policies)
+        self.auditing.learn(compiled.origins, self.snapshot.policies, compiled.endpoint_policies)
         self._remember(lambda: self.identities.retain(set(compiled.identities)))
         self._remember(self.endpoints.save)
         _log.info("revision %d in force: %d policies, %d endpoints", self._revision, len(policies), len(self.endpoints))

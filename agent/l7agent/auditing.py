@@ -13,7 +13,7 @@ from l7agent.endpoints import Endpoints
 from l7bpf.layouts import Event
 from l7observe.audit import AuditLog
 from l7observe.flow import Flow, FlowPeer
-from l7policy.ids import PolicyId
+from l7policy.ids import EndpointId, PolicyId
 from l7policy.model import EndpointPolicy, Origin
 from l7policy.verdict import Direction, Reason, Verdict
 
@@ -31,11 +31,18 @@ class Auditing:
         self._labels_of = labels_of
         self._origins: OrderedDict[int, Origin] = OrderedDict()
         self._selected_by: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        self._selected_now: dict[EndpointId, tuple[str, ...]] = {}
         # The kernel stamps events with the boot clock: suspend counts, steps of the wall clock do not.
         self._boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    def learn(self, origins: Mapping[int, Origin], policies: Mapping[PolicyId, EndpointPolicy]) -> None:
-        """Remembers the names behind a revision's cookies and policy ids."""
+    def learn(
+        self,
+        origins: Mapping[int, Origin],
+        policies: Mapping[PolicyId, EndpointPolicy],
+        endpoints: Mapping[EndpointId, EndpointPolicy],
+    ) -> None:
+        """Remembers the names behind a revision's cookies and policy ids, and what selects each endpoint."""
+        self._selected_now = {endpoint: policy.selected_by for endpoint, policy in endpoints.items()}
         for cookie, origin in origins.items():
             self._origins[cookie] = origin
             self._origins.move_to_end(cookie)
@@ -92,7 +99,9 @@ class Auditing:
             subject = source if flow.direction == Direction.EGRESS else destination
             subject.endpoint, subject.name = endpoint.id, endpoint.declared.name
             subject.labels = subject.labels or endpoint.declared.labels
-        return msgspec.structs.replace(flow, source=source, destination=destination)
+        # Empty: a deny that was no rule's matter (bytes that are not HTTP), or one from the time of an agent before us.
+        policies = flow.policies or self._selected_now.get(EndpointId(flow.endpoint), ())
+        return msgspec.structs.replace(flow, source=source, destination=destination, policies=policies)
 
     def _named(self, peer: FlowPeer) -> FlowPeer:
         endpoint = self._endpoints.get(peer.endpoint) if peer.endpoint else self._endpoints.at(peer.address)

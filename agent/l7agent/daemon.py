@@ -31,6 +31,7 @@ async def run(config: Config, config_path: Path | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the files are about to be read anyway
     try:
         await agent.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: agent.tasks.start(_hang_up(agent), name="reload"))

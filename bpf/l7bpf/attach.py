@@ -81,15 +81,14 @@ class Attacher:
         return sorted(path.name for path in self._links.iterdir()) if self._links.is_dir() else []
 
     def _attach(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> None:
-        # Egress first: what may come in without its answer being judged is less than the reverse.
-        for program_name, hook in reversed(programs):
+        for program_name, hook in programs:
             pin = self._links / f"{name}_{program_name.split('_')[0]}"
             try:
                 with self._program(program_name) as program:
                     if self.mode == "tcx":
                         if not self._update_link(pin, program, ifindex):
                             self._create_link(pin, program, ifindex, hook, libbpf.BPF_F_BEFORE)
-                        _remove_filter(ifindex, hook, program_name)
+                            _remove_filter(ifindex, hook, program_name)  # of a time in the other mode
                     else:
                         _replace_filter(ifindex, hook, program_name, program)
                         self._remove_link(pin)

@@ -6,6 +6,7 @@
 
 import ctypes
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from l7bpf.errors import DatapathError
 
 _SYSTEM_FOLDER = Path("/sys/fs/bpf")
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_ESCAPE = re.compile(r"\\([0-7]{3})")  # a space is written \040
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -29,7 +31,7 @@ def mounts(mountinfo: str) -> list[Mount]:
     found = []
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
-        point = fields.split(" ")[4].encode().decode("unicode_escape")  # a space is written \040
+        point = _ESCAPE.sub(lambda code: chr(int(code[1], 8)), fields.split(" ")[4])
         found.append(Mount(Path(point), rest.split(" ")[0]))
     return found
 

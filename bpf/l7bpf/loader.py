@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from l7bpf import libbpf
+from l7bpf import bpffs, libbpf
 from l7bpf.errors import DatapathError
 from l7bpf.layouts import MAPS
 
@@ -71,31 +72,37 @@ class Loaded:
 def load(pins: Path, constants: Constants | None = None, *, python: Path = SYSTEM_PYTHON) -> Loaded:
     """Compiles, loads, pins. `pins` is a folder on a bpffs whose name carries `layouts.LAYOUT`."""
     constants = constants or Constants()
-    if any(character in str(pins) for character in ':"\\\n'):
-        raise DatapathError(f"{pins}: a folder for pins may not contain a colon, quote or backslash")
-    source = translation_unit(programs_folder())
+    if bpffs.kind_at(pins) != "bpf":
+        raise DatapathError(f"{pins} is not on a bpf file system: nothing pinned there would outlive its maker")
     for folder in ("maps", "programs", "links"):
         (pins / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     check_layout(pins)
+    with compile_job(pins, constants) as job:
+        instructions = _run_child(python, job)
+    check_layout(pins)
+    return Loaded(instructions, dict(_kept_sizes(pins, constants)))
+
+
+@contextmanager
+def compile_job(pins: Path, constants: Constants) -> Iterator[dict[str, Any]]:
+    """What the child needs to compile for `pins`; the headers it names are gone afterwards."""
+    if any(character in str(pins) for character in ':"\\\n'):
+        raise DatapathError(f"{pins}: a folder for pins may not contain a colon, quote or backslash")
     macros = {name.upper(): value for name, value in asdict(constants).items()}
     with tempfile.TemporaryDirectory(prefix="l7bpf-") as work:
-        shim = Path(work)
-        _build_shim(shim)
-        job: dict[str, object] = {
-            "source": source,
+        _build_shim(Path(work))
+        yield {
+            "source": translation_unit(programs_folder()),
             "cflags": [
                 *(f"-D{name}={value}" for name, value in macros.items()),
                 f'-DPINS="{pins}"',
                 "-Wno-everything",
                 *(f"-isystem{folder}" for folder in _include_folders()),
             ],
-            "kernel_source": str(shim),
+            "kernel_source": work,
             "programs": PROGRAMS,
             "folder": str(pins / "programs"),
         }
-        result = _run_child(python, job)
-    kept = {name: (actual, wanted) for name, actual, wanted in _sizes(pins, macros) if actual != wanted}
-    return Loaded(result, kept)
 
 
 def programs_folder() -> Path:
@@ -141,11 +148,14 @@ def check_layout(pins: Path) -> None:
             )
 
 
-def _sizes(pins: Path, macros: dict[str, int]) -> Iterator[tuple[str, int, int]]:
+def _kept_sizes(pins: Path, constants: Constants) -> Iterator[tuple[str, tuple[int, int]]]:
     for spec in MAPS.values():
         if spec.size_macro:
+            wanted = int(getattr(constants, spec.size_macro.lower()))
             with _opened(pins / "maps" / spec.name) as fd:
-                yield spec.name, libbpf.map_info(fd).max_entries, macros[spec.size_macro]
+                actual = libbpf.map_info(fd).max_entries
+            if actual != wanted:
+                yield spec.name, (actual, wanted)
 
 
 @contextmanager
@@ -183,7 +193,7 @@ def _build_shim(folder: Path) -> None:
     (uapi / "bpf.h").touch()  # bcc brings its own
 
 
-def _run_child(python: Path, job: dict[str, object]) -> dict[str, int]:
+def _run_child(python: Path, job: dict[str, Any]) -> dict[str, int]:
     try:
         done = subprocess.run(  # the script and the interpreter are ours
             [str(python), "-I", str(_CHILD)],

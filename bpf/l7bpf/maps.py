@@ -270,7 +270,7 @@ class ConfigMap(_Pinned):
         self._write(self._KEY, Config(revision).pack())
 
     def close(self) -> None:
-        if self.fd >= 0:
+        if hasattr(self, "_words"):
             self._words.release()
             self._page.close()
         super().close()

@@ -76,6 +76,9 @@ static __always_inline struct policy_entry *find_policy(u32 policy_id, u32 remot
 	return any && any->precedence > one->precedence ? any : one; /* 6 */
 }
 
+/* Keeps the compiler from making one copy of a loop's body for each value. */
+#define keep_opaque(x) asm volatile("" : "+r"(x))
+
 /* One end of a flow. */
 struct side {
 	u32 endpoint_id; /* 0: no endpoint of this node */
@@ -139,8 +142,9 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32 source_id,
 				u32 destination_id, u16 *flags, const int begun_by_node, u32 length)
 {
-	struct side source = {}, destination = {};
-	u8 direction, reason;
+	struct side source = {}, destination = {}, side;
+	u32 direction, remote, enforced;
+	u8 reason;
 
 	if (!find_side(&source, source_id, p->flow.family, &p->flow.source) ||
 	    !find_side(&destination, destination_id, p->flow.family, &p->flow.destination))
@@ -156,16 +160,19 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 
 #pragma nounroll
 	for (direction = DIRECTION_EGRESS; direction <= DIRECTION_INGRESS; direction++) { /* 7 */
-		if (direction == DIRECTION_EGRESS) {
-			if (!(source.flags & ENDPOINT_ENFORCE_EGRESS)) /* 2 */
-				continue;
-			reason = judge_side(p, j, &source, destination.identity, direction, length);
-		} else {
-			if (!(destination.flags & ENDPOINT_ENFORCE_INGRESS) || /* 2 */
-			    *flags & CONNTRACK_FROM_NODE)		       /* 3 */
-				continue;
-			reason = judge_side(p, j, &destination, source.identity, direction, length);
+		keep_opaque(direction);
+		side = source;
+		remote = destination.identity;
+		enforced = source.flags & ENDPOINT_ENFORCE_EGRESS;
+		if (direction == DIRECTION_INGRESS) {
+			side = destination;
+			remote = source.identity;
+			enforced = destination.flags & ENDPOINT_ENFORCE_INGRESS &&
+				   !(*flags & CONNTRACK_FROM_NODE); /* 3 */
 		}
+		if (!enforced) /* 2 */
+			continue;
+		reason = judge_side(p, j, &side, remote, direction, length);
 		if (reason)
 			return reason;
 	}

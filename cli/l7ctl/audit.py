@@ -78,7 +78,7 @@ def tail(
     node: bool,
     output: str,
 ) -> None:
-    """Show the last denies, and those to come.
+    """Show the last denies; with -f, also those to come.
 
     \b
     Examples:

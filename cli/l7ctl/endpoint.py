@@ -34,7 +34,11 @@ def list_(session: Session, output: str) -> None:
     "--netns", required=True, metavar="NAME|PATH", help="Its network namespace: a name of `ip netns`, or a path."
 )
 @click.option(
-    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="What policies select it by. May be repeated."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What policies select it by: at least one. May be repeated.",
 )
 @click.option("--name", default="", help="What people call it.  [default: the namespace's name]")
 @click.option("--interface", default="", help="Its interface on the node's side.  [default: found by itself]")
@@ -67,6 +71,8 @@ def add(session: Session, netns: str, labels: tuple[str, ...], name: str, interf
 @pass_session
 def remove(session: Session, endpoints: tuple[str, ...]) -> None:
     """Stop enforcing on workloads. Their traffic is judged no more.
+
+    What a file in endpoints.d declares comes back when the daemon reads it again (SIGHUP or a restart).
 
     \b
     Examples:

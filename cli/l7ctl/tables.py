@@ -20,6 +20,11 @@ def moment(value: object) -> str:
     return str(value)
 
 
+def seconds(value: object) -> str:
+    """A duration in whole seconds; anything else as it is."""
+    return f"{value:.0f}" if isinstance(value, int | float) else str(value)
+
+
 def share(item: Item) -> object:
     """How full a kernel table is."""
     capacity = item.get("capacity")
@@ -80,7 +85,7 @@ FQDN_CACHE: Final = Columns(
     key("endpoint", "Workload that asked"),
     key("name", "Name that was asked for"),
     key("address", "Address that was learnt"),
-    key("ttl", "Of the answer, in seconds", justify="right"),
+    key("ttl", "Seconds until it is forgotten", justify="right", text=seconds),
     key("expires", "When the address is forgotten", text=moment),
     key("identity", "Identity of the address", justify="right"),
     key("selectors", "toFQDNs selectors that match the name"),

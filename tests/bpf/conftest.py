@@ -111,8 +111,8 @@ class Packets:
 class Node:
     """The datapath under test, with the tables of a small node.
 
-    web (endpoint 7, policy 70) and db (endpoint 8, policy 80) are workloads, `server` a peer with an identity, `node` the
-    node itself, `stranger` a host of the world.
+    web (endpoint 7, policy 70) and db (endpoint 8, policy 80) are workloads, `server` a peer with an identity, `node`
+    the node itself, `stranger` a host of the world.
     """
 
     WEB, DB = 7, 8
@@ -210,7 +210,7 @@ class Node:
     def revision(self, number: int) -> None:
         self.maps.config.update(Config(number).revision)
 
-    def run(
+    def feed(
         self,
         program: str,
         packet: bytes,
@@ -219,12 +219,16 @@ class Node:
         ingress_ifindex: int = 0,
         mark: int = 0,
         repeat: int = 1,
-    ) -> Result:
+    ) -> libbpf.ProgramRun:
         """Gives the packet to the program. By default it crosses web's interface."""
         context = bytearray(CONTEXT_BYTES)
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, ingress_ifindex, self.web_ifindex if ifindex is None else ifindex)
-        ran = self.namespace(libbpf.run_program, self.programs[program], packet, bytes(context), repeat)
+        return self.namespace(libbpf.run_program, self.programs[program], packet, bytes(context), repeat)
+
+    def run(self, program: str, packet: bytes, **options: int) -> Result:
+        """The same, and what came of it."""
+        ran = self.feed(program, packet, **options)
         assert ran.value in {PASS, DROP}
         (mark,) = struct.unpack_from("=I", ran.context, 8)
         return Result(ran.value == PASS, mark, tuple(self.reader.drain(1 << 20)), ran.nanoseconds)

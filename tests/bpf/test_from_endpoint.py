@@ -63,8 +63,9 @@ class TestWithoutPolicy:
     def test_a_protocol_without_ports_passes(self, node, build):
         assert send(node, build.ip(node.web, node.server, 47, bytes(8))).passed
 
-    def test_a_fragment_passes(self, node, build):
+    def test_a_fragment_passes_and_is_no_flow(self, node, build):
         assert send(node, build.ip(node.web, node.server, UDP, bytes(16), fragment=100)).passed
+        assert len(node.maps.conntrack) == 0
 
 
 class TestSource:
@@ -481,6 +482,21 @@ class TestIcmp:
         assert send(node, build.icmp(db, server, reply, 78), **out).reason == NO_RULE
         assert send(node, build.icmp(db, server, request, 77), **out).reason == NO_RULE
 
+    def test_ids_of_pings_in_opposite_directions_do_not_meet(self, node, build, names):
+        """Whatever the id: 0 is the one that reads the same both ways."""
+        web, db, *_ = names
+        request, reply = (128, 129) if ":" in web else (8, 0)
+        assert send(node, build.icmp(web, db, request, 0)).passed
+        node.enforce(web="ingress", db="both")
+        on_db = {"ifindex": node.db_ifindex}
+        assert send(node, build.icmp(db, web, reply, 0), **on_db).passed
+        assert send(node, build.icmp(db, web, request, 0), **on_db).reason == NO_RULE
+        assert send(node, build.icmp(web, db, reply, 0)).reason == NO_RULE
+
+    def test_a_reply_that_nobody_asked_for_is_no_flow(self, node, build):
+        assert send(node, build.icmp(node.web, node.server, 0, 77)).passed
+        assert len(node.maps.conntrack) == 0
+
     def test_a_ping_is_judged_again_by_its_type(self, node, build, names):
         web, _, server, *_ = names
         request, reply = (128, 129) if ":" in web else (8, 0)
@@ -535,6 +551,11 @@ class TestMalformed:
     def test_a_wrong_version_or_header_length_is_dropped(self, node, build, first):
         packet = bytearray(build.tcp(node.web, node.server, 40000, 80))
         packet[14] = first
+        assert send(node, bytes(packet)).reason == MALFORMED
+
+    def test_ipv6_must_say_so(self, node, build):
+        packet = bytearray(build.tcp(node.web6, node.server6, 40000, 80))
+        packet[14] = 0x45
         assert send(node, bytes(packet)).reason == MALFORMED
 
     def test_ports_are_found_behind_ipv4_options(self, node, build):

@@ -84,6 +84,11 @@ class TestFlows:
         assert node.run("from_endpoint", build.tcp(node.web, node.server, 40000, 80)).passed
         assert deliver(node, build.tcp(node.server, node.web, 80, 40000, build.SYN_ACK)).passed
 
+    def test_a_syn_is_no_reply(self, node, build):
+        node.enforce(web="ingress")
+        assert node.run("from_endpoint", build.tcp(node.web, node.server, 40000, 80)).passed
+        assert deliver(node, build.tcp(node.server, node.web, 80, 40000)).reason == NO_RULE
+
     def test_what_came_in_by_another_way_is_judged_here(self, node, build):
         node.enforce(web="ingress")
         result = deliver(node, build.tcp(node.server, node.web, 40000, 80))
@@ -160,7 +165,7 @@ class TestNode:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda b, n: b.frame(0x88CC, bytes(20)), UNKNOWN_L3),
+        (lambda b, _: b.frame(0x88CC, bytes(20)), UNKNOWN_L3),
         (lambda b, n: b.tcp(n.server, n.web, 1, 2)[:40], MALFORMED),
         (lambda b, n: b.ip(n.server, n.web, UDP, bytes(16), fragment=9), FRAGMENT),
         (lambda b, n: b.ip(n.server, n.web, 47, bytes(16)), UNKNOWN_L4),

@@ -28,8 +28,8 @@ class TestArriving:
         [
             lambda b, n: b.tcp(n.stranger, n.node, 40000, 22),
             lambda b, n: b.tcp(n.stranger6, n.node6, 40000, 22),
-            lambda b, n: b.arp(),
-            lambda b, n: b.frame(0x88CC, bytes(40)),
+            lambda b, _: b.arp(),
+            lambda b, _: b.frame(0x88CC, bytes(40)),
             lambda b, n: b.tcp(n.stranger, n.node, 40000, 22)[:36],
             lambda b, n: b.ip(n.stranger, n.node, 17, bytes(16), fragment=100),
             lambda b, n: b.ip(n.stranger, n.node, 50, bytes(16)),
@@ -92,8 +92,10 @@ class TestArriving:
 
     @pytest.mark.parametrize("source", ["db", "db6", "web", "node", "node6"])
     def test_an_address_of_this_node_cannot_come_from_outside(self, node, build, source):
+        node.enforce(web="both", db="both")
         destination = node.web6 if source.endswith("6") else node.web
-        assert arrive(node, build.tcp(getattr(node, source), destination, 40000, 80)).reason == INVALID_SOURCE
+        result = arrive(node, build.tcp(getattr(node, source), destination, 40000, 80))
+        assert (result.reason, result.events[0].endpoint_id) == (INVALID_SOURCE, node.WEB)
 
     def test_nor_as_part_of_a_flow_within_the_node(self, node, build):
         node.run("from_endpoint", build.tcp(node.web, node.db, 40000, 80))

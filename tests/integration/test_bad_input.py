@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,11 @@ def l7d(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def on_node(gate: Gate, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `l7d` on the lab's node, to its end."""
     return gate.lab.node.namespace.run([program("l7d"), "--config", str(gate.config), *arguments])
+
+
+def command(pid: int) -> str:
+    """Its command line."""
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def open_(gate: Gate, address: str) -> bool:
@@ -210,7 +216,8 @@ def test_an_agent_that_cannot_start_says_why_and_ends(
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(("l7d: ", str(gate.policies)))
+    assert "l7d: " in done.stderr
+    assert not [pid for pid in gate.lab.node.namespace.pids() if "l7agent" in command(pid)]
 
 
 def test_an_agent_that_knows_rules_starts_with_them_when_the_files_are_broken(make_gate: Callable[..., Gate]) -> None:
@@ -229,9 +236,10 @@ def test_a_port_that_somebody_else_has_is_named_and_nothing_gets_through(make_ga
     node = gate.lab.node
     gate.stop_agent()
     for pid in node.namespace.pids():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"l7agent.main" in command:
+        if "l7agent" in command(pid):
             os.kill(pid, signal.SIGKILL)
+    # With kept rules it would wait twice for processes that do not come: for those rules, and for the files'.
+    shutil.rmtree(gate.lab.folder / "state" / "revisions")
     taken = gate.lab.start(node, [sys.executable, "-I", "-c", LISTEN, "tcp:10080", "udp:10053"], "taken")
     taken.wait(lambda: "ready" in taken.output(), "the ports to be taken")
     done = on_node(gate, "agent")
@@ -293,9 +301,9 @@ def test_a_state_directory_that_is_full_hinders_no_reload(unstarted_gate: Callab
     run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)])
     gate.start()
     gate.add_all()
-    with (state / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
-        while True:
-            filler.write(bytes(4096))
+    assert (
+        subprocess.run(["dd", "if=/dev/zero", f"of={state}/filler"], capture_output=True, check=False).returncode == 1
+    )
     gate.edit("30-batch.yaml", "- 198.51.100.64/26", "- 198.51.100.192/26")
     gate.must("rules", "reload")
     assert not open_(gate, IN_CIDR)

@@ -90,3 +90,14 @@ def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -
 
 def test_a_folder_that_does_not_exist_declares_nothing(tmp_path: Path) -> None:
     assert endpoints.read_folder(tmp_path / "none") == ()
+
+
+def test_a_removal_can_be_undone_and_other_labels_keep_the_number(tmp_path: Path) -> None:
+    table = Endpoints(tmp_path / "endpoints.json")
+    web = table.located(table.add(WEB), PLACE)
+    table.remove(web)
+    assert table.at("192.0.2.5") is None
+    table.put_back(web)
+    assert (table.find("web"), table.at("192.0.2.5")) == (web, web)
+    table.remove(web)
+    assert table.add(endpoints.declare("web", ["app=other"]), web.id).id == web.id

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from l7agent import supervisor
 from l7agent.supervisor import DataProcess, NotAcknowledged, Slot
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
@@ -156,5 +157,35 @@ def test_flows_reach_the_agent(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             assert got[0].layer == "http"
             end(process.pid)
+
+    run(scenario())
+
+
+def test_a_process_that_cannot_start_is_named_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ACKNOWLEDGE_SECONDS", 0.3)
+
+    async def scenario() -> None:
+        process = DataProcess(Slot("test", 0), tmp_path, [sys.executable, "-c", "exit(7)"], lambda _: None)
+        tasks = Tasks()
+        tasks.start(process.run(), name="supervise")
+        with pytest.raises(NotAcknowledged, match="test-0 did not get ready within .*exited with status 7"):
+            await process.prepare(snapshot(1))
+        await tasks.close()
+
+    run(scenario())
+
+
+def test_an_agent_that_gives_up_ends_what_it_started_and_not_what_it_found(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with supervised(tmp_path) as process:
+            first = process.pid
+        async with supervised(tmp_path) as process:
+            await process.end_own()
+            os.kill(first, 0)
+            end(first)
+        async with supervised(tmp_path) as process:
+            mine = process.pid
+        await process.end_own()
+        assert not Path(f"/proc/{mine}").exists()
 
     run(scenario())

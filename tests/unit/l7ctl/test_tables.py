@@ -68,6 +68,11 @@ def test_a_moment_that_is_none_is_shown_as_it_is(value: object, text: str) -> No
     assert tables.moment(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(59.61, "60"), (7, "7"), ("soon", "soon")])
+def test_a_duration_is_shown_in_whole_seconds(value: object, text: str) -> None:
+    assert tables.seconds(value) == text
+
+
 def test_an_unknown_capacity_has_no_share() -> None:
     assert tables.share({"entries": 1, "capacity": 4}) == "25%"
     assert tables.share({"entries": 1, "capacity": 0}) is None

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python twins of the C structs, held against what the C compiler says of maps.h."""
+
+import json
+import os
+import socket
+import subprocess
+
+import pytest
+
+from l7bpf import libbpf, loader
+from l7bpf.layouts import (
+    MAPS,
+    U32,
+    AddressKey,
+    Config,
+    ConntrackEntry,
+    ConntrackKey,
+    Endpoint,
+    Event,
+    FqdnIdentity,
+    IpcacheEntry,
+    IpcacheKey,
+    ListenerKey,
+    Metric,
+    PolicyEntry,
+    PolicyKey,
+)
+
+CHILD = """
+import json, os, sys
+job = json.load(sys.stdin)
+os.environ["BCC_KERNEL_SOURCE"] = job["kernel_source"]
+from bcc import BPF
+bpf = BPF(text=job["source"], cflags=job["cflags"])
+answer = {}
+for name, data in job["rows"].items():
+    kind = bpf[name].Leaf
+    data = bytes.fromhex(data)
+    row = kind.from_buffer_copy(data)
+    answer[name] = {"size": __import__("ctypes").sizeof(kind)}
+    for field, *_ in kind._fields_:
+        place = getattr(kind, field)
+        value = getattr(row, field)
+        answer[name][field] = value if isinstance(value, int) else data[place.offset : place.offset + place.size].hex()
+json.dump(answer, sys.stdout)
+"""
+
+V4, V6 = "192.0.2.7", "2001:db8::7"
+V4_BYTES = bytes(12) + socket.inet_aton(V4)
+V6_BYTES = socket.inet_pton(socket.AF_INET6, V6)
+NET_ORDER = socket.htons
+
+ROWS = {
+    "endpoint": (Endpoint(11, 12, 13, 3), {"policy_id": 11, "identity": 12, "ifindex": 13, "flags": 3}),
+    "address_key": (AddressKey(V4), {"family": 4, "word": V4_BYTES.hex()}),
+    "ipcache_key": (IpcacheKey("2001:db8::/48"), {"prefixlen": 80, "family": 6}),
+    "ipcache_entry": (IpcacheEntry(21, 22), {"identity": 21, "flags": 22}),
+    "policy_key": (
+        PolicyKey(31, 32, 1, 6, 0x1234, 12),
+        {"prefixlen": 92, "policy_id": 31, "identity": 32, "direction": 1, "protocol": 6, "port": NET_ORDER(0x1230)},
+    ),
+    "policy_entry": (
+        PolicyEntry(2, 1, 154, 2**63 + 5, 41, 42),
+        {"cookie": 2**63 + 5, "packets": 41, "bytes": 42, "precedence": 154, "verdict": 2, "proxy": 1},
+    ),
+    "conntrack_key": (
+        ConntrackKey(V6, V6, 50, 51, 17),
+        {
+            "source": V6_BYTES.hex(),
+            "destination": V6_BYTES.hex(),
+            "source_port": NET_ORDER(50),
+            "destination_port": NET_ORDER(51),
+            "protocol": 17,
+            "family": 6,
+        },
+    ),
+    "conntrack_entry": (
+        ConntrackEntry(61, 62, 63, 64, 2, 1, 4),
+        {"last_seen_ns": 61, "packets": 62, "bytes": 63, "revision": 64, "proxy": 2, "upstream": 1, "flags": 4},
+    ),
+    "config": (Config(71), {"revision": 71}),
+    "fqdn_identity": (FqdnIdentity(81, (5, 6)), {"base_identity": 81, "count": 2}),
+    "listener_key": (ListenerKey(1, 6, 17, 3), {"proxy": 1, "family": 6, "protocol": 17, "slot": 3}),
+    "metric": (Metric(91, 92), {"packets": 91, "bytes": 92}),
+    "event": (
+        Event(1, 2, 3, 4, 5, 6, 7, 8, V4, V4, 9, 10, 11, 4, 1, 2, 133),
+        {
+            "time_ns": 1,
+            "cookie": 2,
+            "endpoint_id": 3,
+            "source_identity": 4,
+            "destination_identity": 5,
+            "policy_id": 6,
+            "revision": 7,
+            "length": 8,
+            "source": V4_BYTES.hex(),
+            "destination": V4_BYTES.hex(),
+            "source_port": NET_ORDER(9),
+            "destination_port": NET_ORDER(10),
+            "protocol": 11,
+            "family": 4,
+            "direction": 1,
+            "verdict": 2,
+            "reason": 133,
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def as_c_sees_them(pins):
+    """Each row packed by Python and taken apart by the C struct's own layout."""
+    with loader.compile_job(pins, loader.Constants()) as job:
+        tables = "\n".join(f'BPF_TABLE("array", u32, struct {name}, layout_{name}, 1);' for name in ROWS)
+        job |= {
+            "source": f"{job['source']}\n{tables}\n",
+            "rows": {f"layout_{name}": row.pack().hex() for name, (row, _) in ROWS.items()},
+        }
+        done = subprocess.run(
+            [loader.SYSTEM_PYTHON, "-I", "-c", CHILD],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_c_reads_what_python_packs(as_c_sees_them, name):
+    row, fields = ROWS[name]
+    seen = as_c_sees_them[f"layout_{name}"]
+    assert seen["size"] == len(row.pack())
+    assert {field: seen[field] for field in fields} == fields
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "policy_key"])
+def test_python_reads_what_it_packs(name):
+    row, _ = ROWS[name]
+    assert type(row).unpack(row.pack()) == row
+
+
+def test_the_port_of_a_policy_key_keeps_only_the_bits_that_count():
+    assert PolicyKey.unpack(PolicyKey(31, 32, 1, 6, 0x1234, 12).pack()) == PolicyKey(31, 32, 1, 6, 0x1230, 12)
+    assert PolicyKey.unpack(PolicyKey(31, 32, 1, 6).pack()) == PolicyKey(31, 32, 1, 6)
+    assert PolicyKey.unpack(PolicyKey(31, 32, 1).pack()) == PolicyKey(31, 32, 1)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_the_kernels_tables_have_the_shapes_that_python_expects(pins, name):
+    fd = libbpf.obj_get(pins / "maps" / name)
+    try:
+        info = libbpf.map_info(fd)
+    finally:
+        os.close(fd)
+    spec = MAPS[name]
+    assert (info.type, info.key_size, info.value_size) == (spec.type, spec.key_size, spec.value_size)
+
+
+def test_a_bare_number_is_four_bytes_of_the_machine():
+    assert U32.unpack(U32(0x01020304).pack()).value == 0x01020304
+    assert len(U32(0).pack()) == 4

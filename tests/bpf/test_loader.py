@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling, loading and pinning, and what goes wrong there."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from l7bpf import libbpf, loader
+from l7bpf.errors import DatapathError
+from l7bpf.layouts import LAYOUT
+from l7bpf.maps import Maps
+
+
+@pytest.fixture
+def own_pins(bpf_folder, request):
+    folder = bpf_folder / request.node.name.replace("[", "_").replace("]", "_")
+    yield folder / LAYOUT
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """The sources to change as a test likes."""
+    copy = tmp_path / "programs"
+    shutil.copytree(loader.programs_folder(), copy)
+    monkeypatch.setattr(loader, "programs_folder", lambda: copy)
+    return copy
+
+
+def break_file(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+SMALL = loader.Constants(max_conntrack=64, max_ipcache=16, max_policy=16, max_fqdn_identities=16, max_event_bytes=4096)
+
+
+def program_ids(pins: Path) -> dict[str, int]:
+    found = {}
+    for name in loader.PROGRAMS:
+        fd = libbpf.obj_get(pins / "programs" / name)
+        found[name] = libbpf.program_id(fd)
+        os.close(fd)
+    return found
+
+
+def test_programs_stay_far_below_the_verifiers_limits(own_pins):
+    loaded = loader.load(own_pins, SMALL)
+    assert set(loaded.instructions) == set(loader.PROGRAMS)
+    assert max(loaded.instructions.values()) < 1500
+    assert loaded.kept_sizes == {}
+
+
+def test_a_second_load_replaces_the_programs_and_keeps_the_tables(own_pins):
+    loader.load(own_pins, SMALL)
+    before = program_ids(own_pins)
+    with Maps.open(own_pins) as maps:
+        maps.config.update(9)
+    loaded = loader.load(own_pins, loader.Constants(max_conntrack=128, max_ipcache=16, max_event_bytes=4096))
+    with Maps.open(own_pins) as maps:
+        assert maps.config.revision == 9
+    assert loaded.kept_sizes["conntrack"] == (64, 128)
+    assert "ipcache" not in loaded.kept_sizes
+    after = program_ids(own_pins)
+    assert all(before[name] != after[name] for name in loader.PROGRAMS)
+    assert sorted(path.name for path in (own_pins / "programs").iterdir()) == sorted(loader.PROGRAMS)
+
+
+def test_a_mistake_in_the_sources_is_named_with_its_file_and_line(own_pins, sources):
+    break_file(sources / "policy.h", "j->cookie = v->cookie;", "j->cooky = v->cookie;")
+    before, _, _ = (sources / "policy.h").read_text().partition("cooky")
+    where = rf"policy\.h:{before.count(chr(10)) + 1}:\d+"
+    with pytest.raises(DatapathError, match=rf"does not compile: .*{where}: error: no member named 'cooky'"):
+        loader.load(own_pins, SMALL)
+
+
+def test_a_program_that_the_kernel_refuses_is_named_and_replaces_nothing(own_pins, sources):
+    loader.load(own_pins, SMALL)
+    before = program_ids(own_pins)
+    break_file(sources / "policy.h", "return id ? *id : 0", "return *id")
+    with pytest.raises(DatapathError, match=r"the kernel refuses from_endpoint: .*invalid mem access"):
+        loader.load(own_pins, SMALL)
+    assert program_ids(own_pins) == before
+    assert sorted(path.name for path in (own_pins / "programs").iterdir()) == sorted(loader.PROGRAMS)
+
+
+def test_a_table_of_another_layout_is_refused(own_pins, sources):
+    break_file(sources / "maps.h", "u32 pad[3];", "u32 pad[7];")
+    for _ in range(2):  # whether it was just made or was there before
+        with pytest.raises(DatapathError, match=r"config is pinned with another layout.*use another folder"):
+            loader.load(own_pins, SMALL)
+    with pytest.raises(DatapathError, match="another layout"):
+        Maps.open(own_pins)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 3", "the compiler ended with 3: no message"),
+        ("echo \"ModuleNotFoundError: No module named 'bcc'\" >&2; exit 1", "has no bcc: install python3-bpfcc"),
+        ("echo one >&2; echo two >&2; kill -9 $$", "ended with -9: two"),
+    ],
+)
+def test_a_compiler_that_fails_is_explained(own_pins, tmp_path, script, message):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat >/dev/null\n{script}\n")
+    python.chmod(0o755)
+    with pytest.raises(DatapathError, match=message):
+        loader.load(own_pins, SMALL, python=python)
+
+
+def test_a_missing_interpreter_is_explained(own_pins, tmp_path):
+    with pytest.raises(DatapathError, match=r"python3-bpfcc"):
+        loader.load(own_pins, SMALL, python=tmp_path / "none")
+
+
+def test_pins_must_be_on_a_bpf_file_system(tmp_path, bpf_folder):
+    with pytest.raises(DatapathError, match="not on a bpf file system"):
+        loader.load(tmp_path, SMALL)
+    with pytest.raises(DatapathError, match="may not contain a colon"):
+        loader.load(bpf_folder / "a:b", SMALL)
+
+
+def test_tables_that_cannot_be_made_are_an_error(own_pins):
+    with pytest.raises(DatapathError):
+        loader.load(own_pins, loader.Constants(max_event_bytes=16))

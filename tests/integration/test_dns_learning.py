@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A name's address is in the kernel before the client holds the answer, and leaves it when its time is over."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from l7lab import Lab, traffic
+from l7lab.gate import Gate
+from l7lab.process import wait_until
+from l7lab.services import SHORT_TTL
+from l7lab.topology import IN_CIDR, SERVICES_V4
+from l7lab.traffic import Stream
+
+NAMES = 200
+HOSTS = [host for host in range(5, 255) if f"198.51.100.{host}" not in SERVICES_V4]
+RESOLVER = "192.0.2.11"
+POLICY = f"""\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: names, namespace: shop}}
+spec:
+  endpointSelector: {{matchLabels: {{app: frontend}}}}
+  egress:
+  - toCIDR: [{RESOLVER}/32, 192.0.2.10/32, "2001:db8::10/128"]
+    toPorts:
+    - ports: [{{port: "53", protocol: ANY}}]
+      rules:
+        dns:
+        - matchPattern: "*.many.example.com"
+        - matchPattern: "*.short-lived.example.com"
+        - matchName: short.example.com
+        - matchName: api.example.com
+        - matchPattern: "*.cdn.example.com"
+        - matchName: edge.cdn.example.net
+  - toFQDNs:
+    - matchPattern: "*.many.example.com"
+    - matchName: short.example.com
+    - matchName: api.example.com
+    - matchPattern: "*.cdn.example.com"
+    toPorts:
+    - ports: [{{port: "80", protocol: TCP}}]
+"""
+
+# Asks for each name and connects at once, with no second chance: a SYN that is dropped comes again after a second.
+CLIENT = """
+import json, socket, struct, sys
+resolver, qtype, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+family = socket.AF_INET if qtype == 1 else socket.AF_INET6
+asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asker.settimeout(3)
+asker.connect((resolver, 53))
+failed = []
+for number in range(first, last):
+    labels = (f"n{number}", "many", "example", "com")
+    name = b"".join(bytes([len(label)]) + label.encode() for label in labels) + b"\\0"
+    asker.send(struct.pack("!6H", number, 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", qtype, 1))
+    answer = asker.recv(2048)
+    address = socket.inet_ntop(family, answer[-(4 if qtype == 1 else 16):])
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(0.7)
+        try:
+            sock.connect((address, 80))
+        except OSError as error:
+            failed.append((number, address, str(error)))
+print(json.dumps(failed))
+"""
+
+
+def addresses(number: int) -> tuple[str, str]:
+    """One of each family for each name, all served by the outside host, none of another name's."""
+    return f"198.51.100.{HOSTS[number]}", f"2001:db8:100:0:1::{number + 1:x}"
+
+
+@contextmanager
+def many_names(lab: Lab) -> Iterator[None]:
+    """A second name server with many names, and a web server behind every one of them."""
+    outside = lab.outside.namespace
+    outside.ip(
+        [
+            f"addr add {RESOLVER}/24 dev ext0",
+            "route add local 198.51.100.0/24 dev lo",
+            "route add local 2001:db8:100:0:1::/80 dev lo",
+        ]
+    )
+    config = lab.folder / "many.conf"
+    lines = ["keep-in-foreground", "no-resolv", "no-hosts", "user=root", "bind-interfaces", "port=53"]
+    lines += [f"listen-address={RESOLVER}", f"pid-file={lab.folder}/many.pid", "local=/com/"]
+    lines += [f"host-record=n{n}.many.example.com,{','.join(addresses(n))},600" for n in range(NAMES)]
+    config.write_text("\n".join(lines) + "\n")
+    process = lab.start(lab.outside, ["dnsmasq", f"--conf-file={config}"], "many")
+    wait_until(lambda: traffic.dns(outside, "n0.many.example.com", server=RESOLVER).rcode == "NOERROR", "names")
+    yield
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A daemon with rules by name only."""
+    source = tmp_path_factory.mktemp("policies")
+    (source / "names.yaml").write_text(POLICY)
+    with Lab() as lab, many_names(lab):
+        gate = Gate(lab, source)
+        gate.start()
+        gate.add_all()
+        yield gate
+        assert "Traceback" not in (lab.folder / "l7d.log").read_text()
+
+
+def failed(gate: Gate, qtype: int, first: int, last: int) -> list[object]:
+    """Which of the names were asked for and then could not be connected to."""
+    argv = [sys.executable, "-I", "-S", "-c", CLIENT, RESOLVER, str(qtype), str(first), str(last)]
+    done = gate.lab.frontend.namespace.run(argv, timeout=60.0)
+    assert done.returncode == 0, done.stderr
+    result: list[object] = json.loads(done.stdout)
+    return result
+
+
+def open_(gate: Gate, address: str) -> bool:
+    return traffic.connect(gate.lab.frontend.namespace, address, 80, timeout=0.4).open
+
+
+def cache(gate: Gate) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = gate.must("fqdn", "cache", "list", "-o", "json").json
+    return rows
+
+
+@pytest.mark.parametrize("qtype", [1, 28])
+def test_no_connection_is_refused_that_follows_its_answer_at_once(names: Gate, qtype: int) -> None:
+    last = addresses(NAMES - 1)[qtype == 28]
+    assert not open_(names, last)
+    assert failed(names, qtype, 0, NAMES) == []
+    assert open_(names, last)
+    known = {row["address"] for row in cache(names)}
+    assert {addresses(number)[qtype == 28] for number in range(NAMES)} <= known
+    # One identity for all that the same selectors match: the kernel's entries do not grow with the addresses.
+    learnt = {row["identity"] for row in cache(names) if str(row["name"]).startswith("n")}
+    assert len(learnt) == 1
+
+
+def test_learning_goes_on_while_the_agent_is_dead_and_after_the_name_process_was_killed(names: Gate) -> None:
+    gate = names
+    names_before = len(cache(gate))
+    killed = gate.workers()["dns-0"]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: gate.workers()["dns-0"] != killed and gate.ready(), "the name process to be back")
+    assert len(cache(gate)) == names_before
+    gate.kill_agent()
+    assert failed(gate, 1, 0, NAMES // 4) == []
+    assert traffic.dns(gate.lab.frontend.namespace, "tracker.example.net").rcode == "REFUSED"
+    answer = traffic.dns(gate.lab.frontend.namespace, "img.cdn.example.com", "AAAA")
+    assert open_(gate, answer.addresses[0])
+    gate.start()
+    assert open_(gate, answer.addresses[0])
+    assert failed(gate, 28, 0, NAMES // 4) == []
+
+
+def test_an_alias_opens_the_address_at_the_end_of_its_chain(names: Gate) -> None:
+    frontend = names.lab.frontend.namespace
+    assert not open_(names, "198.51.100.2")
+    # The address belongs to a name that no rule opens: only the alias that was asked for does.
+    assert traffic.dns(frontend, "edge.cdn.example.net").addresses == ("198.51.100.2",)
+    assert not open_(names, "198.51.100.2")
+    assert traffic.dns(frontend, "www.cdn.example.com").addresses == ("198.51.100.2",)
+    assert open_(names, "198.51.100.2")
+    assert not open_(names, "2001:db8:100::2")
+    assert traffic.dns(frontend, "www.cdn.example.com", "AAAA").addresses == ("2001:db8:100::2",)
+    assert open_(names, "2001:db8:100::2")
+
+
+@pytest.mark.parametrize(("server", "tcp"), [("192.0.2.10", False), ("2001:db8::10", False), ("192.0.2.10", True)])
+def test_each_way_to_ask_teaches(names: Gate, server: str, tcp: bool) -> None:
+    frontend = names.lab.frontend.namespace
+    for qtype, address in (("A", "198.51.100.1"), ("AAAA", "2001:db8:100::1")):
+        assert traffic.dns(frontend, "api.example.com", qtype, server=server, tcp=tcp).addresses == (address,)
+        assert open_(names, address)
+
+
+def test_an_address_is_forgotten_after_its_time_but_an_open_connection_goes_on(names: Gate, tmp_path: Path) -> None:
+    frontend = names.lab.frontend.namespace
+    assert not open_(names, IN_CIDR)
+    answer = traffic.dns(frontend, "short.example.com")
+    assert answer.answers[0].ttl == SHORT_TTL
+    with Stream.http(frontend, tmp_path / "log", "http://short.example.com/", address=IN_CIDR) as stream:
+        stream.wait_count(3)
+        wait_until(lambda: not any(row["address"] == IN_CIDR for row in cache(names)), "the address to expire")
+        wait_until(lambda: not open_(names, IN_CIDR), "new connections to be dropped")
+        mark = stream.mark()
+        stream.wait_count(10, mark=mark)
+        assert {(step.outcome, step.connection) for step in stream.outcomes()} == {("200", 1)}
+        assert not open_(names, IN_CIDR)
+        assert traffic.dns(frontend, "short.example.com").addresses == (IN_CIDR,)
+        assert open_(names, IN_CIDR)
+
+
+def test_names_differ_in_case_only_for_people(names: Gate) -> None:
+    frontend = names.lab.frontend.namespace
+    assert traffic.dns(frontend, "IMG.cDn.eXample.COM").addresses == ("198.51.100.4",)
+    assert open_(names, "198.51.100.4")
+    assert traffic.dns(frontend, "a.b.cdn.example.com").rcode == "REFUSED"
+    assert traffic.dns(frontend, "cdn.example.com").rcode == "REFUSED"
