@@ -70,6 +70,7 @@ class Agent:
         )
         self.datapath = Datapath(config)
         self.policy_load_error = ""
+        self.endpoints_load_error = ""
         self.snapshot: Snapshot | None = None
         self.compiled: Compiled | None = None
         self.kernel: KernelState
@@ -111,7 +112,7 @@ class Agent:
             if not restored:
                 raise StartFailed(f"no rules could be brought into force:\n{error}") from error
             _log.error("keeping the rules of revision %d: %s", self._revision, error)
-        await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
+        await self._attach_node()
         await self._attach_all()
         await self._detach(gone)
         self.tasks.start(self._watch_node(), name="watch-node")
@@ -228,9 +229,8 @@ class Agent:
         """Puts a workload under policy. Raises EndpointError, WorkloadError, ReloadFailed."""
         attachment = await asyncio.to_thread(workload.inspect, declared.netns, declared.interface)
         async with self._change:
-            taken = self._taken(attachment)
-            if taken is not None:
-                raise Conflict(f"{attachment.interface} belongs to endpoint {taken.declared.name!r} already")
+            if refusal := self._refusal(attachment):
+                raise Conflict(refusal)
             if len(self.endpoints) >= self.config.maps.endpoints:
                 raise EndpointError(f"all {self.config.maps.endpoints} endpoints are taken (config key maps.endpoints)")
             endpoint = self.endpoints.located(self.endpoints.add(declared), attachment)
@@ -260,10 +260,20 @@ class Agent:
                 raise ReloadFailed(f"endpoint {endpoint.declared.name!r} was not removed: {error}") from error
             await self._detach([endpoint])
 
-    def _taken(self, attachment: workload.Attachment) -> Endpoint | None:
-        return next(
-            (e for e in self.endpoints if e.attachment is not None and e.attachment.ifindex == attachment.ifindex), None
-        )
+    def _refusal(self, attachment: workload.Attachment, own: Endpoint | None = None) -> str:
+        """Why what was found cannot be this endpoint's, or an empty string."""
+        if attachment.interface in self.datapath.uplinks:
+            return f"{attachment.interface} is an uplink of this node: what is behind it is not a workload of the node"
+        for other in self.endpoints:
+            if other.attachment is None or (own is not None and other.id == own.id):
+                continue
+            if other.attachment.ifindex == attachment.ifindex:
+                return f"{attachment.interface} belongs to endpoint {other.declared.name!r} already"
+            if shared := set(other.attachment.addresses) & set(attachment.addresses):
+                return f"address {min(shared)} belongs to endpoint {other.declared.name!r} already"
+        if own_node := set(attachment.addresses) & set(self._node_addresses):
+            return f"address {min(own_node)} is this node's own"
+        return ""
 
     def _declare_from_files(self, *, strict: bool) -> tuple[list[Endpoint], list[Endpoint]]:
         """Takes over what endpoints.d says. Returns what went and what came. Raises StartFailed if `strict`."""
@@ -273,7 +283,9 @@ class Agent:
             if strict:
                 raise StartFailed(str(error)) from error
             _log.error("keeping the endpoints as they are: %s", error)
+            self.endpoints_load_error = str(error)
             return [], []
+        self.endpoints_load_error = ""
         gone = [
             e for e in self.endpoints if e.declared.source != "command" and wanted.get(e.declared.name) != e.declared
         ]
@@ -331,9 +343,11 @@ class Agent:
                 attachment = await asyncio.to_thread(
                     workload.inspect, endpoint.declared.netns, endpoint.declared.interface
                 )
-                message = ""
+                message = self._refusal(attachment, endpoint)
             except workload.WorkloadError as error:
                 attachment, message = None, str(error)
+            if message:
+                attachment = None
             if attachment != endpoint.attachment or message != endpoint.message:
                 moved = moved or attachment != endpoint.attachment
                 self.endpoints.located(endpoint, attachment, message)
@@ -349,10 +363,13 @@ class Agent:
                 _log.error("endpoint %s: %s", endpoint.declared.name, error)
                 self.endpoints.located(endpoint, endpoint.attachment, str(error))
 
-    def _uplinks(self) -> list[str]:
+    async def _attach_node(self) -> None:
         if isinstance(self.config.uplinks, list):
-            return self.config.uplinks
-        return workload.uplinks({e.attachment.ifindex for e in self.endpoints if e.attachment is not None})
+            uplinks = self.config.uplinks
+        else:
+            taken = {e.attachment.ifindex for e in self.endpoints if e.attachment is not None}
+            uplinks = await asyncio.to_thread(workload.uplinks, taken)
+        await asyncio.to_thread(self.datapath.attach_node, uplinks)
 
     async def _watch_node(self) -> None:
         behind = False
@@ -368,7 +385,7 @@ class Agent:
                 try:
                     await self._bring_into_force(self._policies)
                     await self._attach_all()
-                    await asyncio.to_thread(self.datapath.attach_node, self._uplinks())
+                    await self._attach_node()
                     behind = False
                 except (ReloadFailed, DatapathError) as error:
                     _log.error("a change on the node could not be followed: %s", error)

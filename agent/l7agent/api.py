@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -154,9 +155,10 @@ class Api:
 
     async def fqdn_cache(self, _: Request) -> Response:
         try:
-            return reply(await self._agent.supervisor.dns.ask("cache"))
+            rows = await self._agent.supervisor.dns.ask("cache")
         except (ConnectionError, TimeoutError) as error:
             raise Problem(503, f"the DNS process does not answer: {error}") from error
+        return reply(views.fqdn_cache(self._agent, rows))
 
     async def bpf_policy(self, request: Request) -> Response:
         key = request.query_params.get("endpoint", "")
@@ -188,7 +190,7 @@ class Api:
             return Route(f"/v1/{path}", guarded(handler), methods=[method])
 
         return Starlette(
-            exception_handlers={Exception: _bug},
+            exception_handlers={HTTPException: _nothing_there, Exception: _bug},
             routes=[
                 route("GET", "status", self.status),
                 route("GET", "endpoints", self.endpoints),
@@ -205,6 +207,15 @@ class Api:
                 route("GET", "bpf/ipcache", self.bpf_ipcache),
             ],
         )
+
+
+async def _nothing_there(request: Request, error: Exception) -> Response:
+    """No such path, or not by this method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    problem = Problem(
+        error.status_code, f"{request.method} {request.url.path}: {error.detail}", "docs/reference/api.md"
+    )
+    return reply(problem.body, error.status_code)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -71,8 +71,8 @@ class Config(Section, frozen=True):
     state: str = "/var/lib/l7"
     run: str = "/run/l7"
     pins: str = "/sys/fs/bpf/l7"
-    uplinks: str | list[str] = "auto"
-    http_workers: str | Count = "auto"
+    uplinks: Literal["auto"] | list[str] = "auto"
+    http_workers: Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=8)] = "auto"
     attach: Literal["auto", "tcx", "tc"] = "auto"
     """``tcx``, ``tc``, or ``auto``: TCX links where the kernel has them (6.6), else the clsact qdisc."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -111,10 +111,4 @@ def parse(path: str, text: str) -> Config:
     for key in ("policies", "endpoints", "state", "run", "pins"):
         if not getattr(config, key).startswith("/"):
             raise ConfigError(f"{path}: {key}: {getattr(config, key)!r} must be an absolute path")
-    for key, word in (("uplinks", "auto"), ("http_workers", "auto")):
-        value = getattr(config, key)
-        if isinstance(value, str) and value != word:
-            raise ConfigError(
-                f"{path}: {key}: {value!r} is neither {word!r} nor a {'list' if key == 'uplinks' else 'number'}"
-            )
     return config

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 async def run(config: Config, config_path: Path | None) -> None:
     """The agent's whole life, until SIGTERM or SIGINT. Raises StartFailed."""
     try:
+        for folder in (config.run, config.state):
+            Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
         listener = api.listen(Path(config.api.socket), config.api.group)
         agent = Agent(config, config_path)
     except (StateError, api.SocketInUse) as error:

@@ -2,9 +2,11 @@
 """`l7d`: one program for the agent and its data-plane processes."""
 
 import asyncio
+import functools
 import logging
+import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,10 +40,35 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
         runner.run(process)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
+_CONFIG = click.option(
     "--config", "path", type=click.Path(path_type=Path), envvar="L7_CONFIG", help="Default: /etc/l7/config.yaml"
 )
+
+
+def _configured(function: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command its configuration, whether `--config` stands before or behind its name."""
+
+    @_CONFIG
+    @click.pass_obj
+    @functools.wraps(function)
+    def command(before: Path | None, /, path: Path | None, **options: Any) -> None:
+        chosen = path or before
+        try:
+            config = configuration.load(chosen)
+        except ConfigError as error:
+            fail(str(error), 2)
+        function(chosen, config, **options)
+
+    return command
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        fail("needs root: run it with sudo", 2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@_CONFIG
 @click.version_option(package_name="l7gate", prog_name="l7d")
 @click.pass_context
 def main(context: click.Context, path: Path | None) -> None:
@@ -53,16 +80,13 @@ def main(context: click.Context, path: Path | None) -> None:
     l7d dns        the DNS proxy
     l7d cleanup    takes everything down that the others leave standing
     """
-    try:
-        context.obj = (path, configuration.load(path))
-    except ConfigError as error:
-        fail(str(error), 2)
+    context.obj = path
 
 
 @main.command()
 @click.option("--print-config", is_flag=True, help="Print the configuration with every default, and exit.")
-@click.pass_obj
-def agent(obj: tuple[Path | None, Config], print_config: bool) -> None:
+@_configured
+def agent(path: Path | None, config: Config, print_config: bool) -> None:
     """Run the agent: load the datapath, compile policy, serve the API.
 
     Enforcement, HTTP and DNS go on when it stops or dies; `l7d cleanup` ends them.
@@ -71,11 +95,10 @@ def agent(obj: tuple[Path | None, Config], print_config: bool) -> None:
     from l7agent.agent import StartFailed
     from l7agent.daemon import run
 
-    path, config = obj
     if print_config:
         click.echo(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False), nl=False)
         return
-    missing = preflight.first_missing()
+    missing = preflight.first_missing(config)
     if missing is not None:
         fail(f"{missing.name}: found {missing.found}, need {missing.needed}. {missing.remedy}", 2)
     _logging(config, "agent")
@@ -87,28 +110,29 @@ def agent(obj: tuple[Path | None, Config], print_config: bool) -> None:
 
 @main.command()
 @click.option("--slot", type=click.IntRange(0, 7), default=0, show_default=True, help="Which of the workers this is.")
-@click.pass_obj
-def http(obj: tuple[Path | None, Config], slot: int) -> None:
+@_configured
+def http(_: Path | None, config: Config, slot: int) -> None:
     """Run one HTTP proxy worker. The agent starts it; by hand only to debug."""
     from l7agent import http_process
 
-    _data_plane(obj[1], f"http-{slot}", http_process.serve(obj[1], slot))
+    _data_plane(config, f"http-{slot}", http_process.serve(config, slot))
 
 
 @main.command()
 @click.option("--slot", type=click.IntRange(0, 0), default=0, hidden=True)
-@click.pass_obj
-def dns(obj: tuple[Path | None, Config], slot: int) -> None:
+@_configured
+def dns(_: Path | None, config: Config, slot: int) -> None:
     """Run the DNS proxy. The agent starts it; by hand only to debug."""
     from l7agent import dns_process
 
-    _data_plane(obj[1], f"dns-{slot}", dns_process.serve(obj[1]))
+    _data_plane(config, f"dns-{slot}", dns_process.serve(config))
 
 
 def _data_plane(config: Config, name: str, process: Coroutine[Any, Any, None]) -> None:
     from l7agent.control_port import AlreadyRunning
     from l7bpf.errors import DatapathError
 
+    _require_root()
     _logging(config, name)
     try:
         _run(process)
@@ -119,8 +143,8 @@ def _data_plane(config: Config, name: str, process: Coroutine[Any, Any, None]) -
 
 
 @main.command()
-@click.pass_obj
-def cleanup(obj: tuple[Path | None, Config]) -> None:
+@_configured
+def cleanup(_: Path | None, config: Config) -> None:
     """Stop the data plane and remove programs, maps, links, rules and routes.
 
     Workloads are NOT judged any more afterwards. Declared endpoints and kept revisions stay in the state directory.
@@ -129,12 +153,15 @@ def cleanup(obj: tuple[Path | None, Config]) -> None:
     from l7agent.cleanup import cleanup as take_down
     from l7bpf.errors import DatapathError
 
-    _logging(obj[1], "cleanup")
+    _require_root()
+    _logging(config, "cleanup")
     try:
-        for line in take_down(obj[1]):
+        for line in take_down(config):
             click.echo(line)
     except (AgentRunning, DatapathError) as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or 'cleanup'}: {error.strerror}")
 
 
 if __name__ == "__main__":

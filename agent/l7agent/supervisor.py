@@ -234,24 +234,32 @@ class DataProcess:
 
     async def prepare(self, snapshot: Snapshot) -> None:
         """Gives it a revision to get ready for. Raises NotAcknowledged."""
+        refusal, awaited = None, "get ready"
         try:
-            await asyncio.wait_for(self.ready.wait(), ACKNOWLEDGE_SECONDS)
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                while refusal is None:
+                    await self.ready.wait()
+                    awaited = "answer"
+                    # One that dies over it is replaced, and its successor is asked.
+                    with contextlib.suppress(ConnectionError):
+                        refusal = await self._preparation(snapshot)
         except TimeoutError:
             why = f" ({self.problem})" if self.problem else ""
             raise NotAcknowledged(
-                f"{self.slot.name} did not get ready within {ACKNOWLEDGE_SECONDS:.0f} s{why}"
+                f"{self.slot.name} did not {awaited} within {ACKNOWLEDGE_SECONDS:.0f} s{why}"
             ) from None
-        try:
-            future = asyncio.get_running_loop().create_future()
-            self._prepared[snapshot.revision] = future
-            self._send(wire.Prepare(snapshot))
-            refusal = await asyncio.wait_for(future, ACKNOWLEDGE_SECONDS)
-        except TimeoutError:
-            raise NotAcknowledged(f"{self.slot.name} did not answer within {ACKNOWLEDGE_SECONDS:.0f} s") from None
-        except ConnectionError as error:
-            raise NotAcknowledged(str(error)) from error
         if refusal:
             raise NotAcknowledged(f"{self.slot.name}: {refusal}")
+
+    async def _preparation(self, snapshot: Snapshot) -> str:
+        """Its answer, empty for yes. Raises ConnectionError."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._prepared[snapshot.revision] = future
+        try:
+            self._send(wire.Prepare(snapshot))
+            return await future
+        finally:
+            self._prepared.pop(snapshot.revision, None)
 
     def commit(self, snapshot: Snapshot) -> None:
         """Tells it that the kernel flipped. A process that is down learns of it when it is back."""

@@ -43,6 +43,7 @@ def status(agent: Agent) -> View:
         "identities": len(compiled.identities) if compiled else 0,
         "node": {"hostname": socket.gethostname(), "kernel": os.uname().release},
         "policy_load_error": agent.policy_load_error,
+        "endpoints_load_error": agent.endpoints_load_error,
         "processes": [
             {
                 "name": process.slot.name,
@@ -201,6 +202,16 @@ def difference(policies: Changes, moved: tuple[EndpointChange, ...]) -> View:
             for one in moved
         ],
     }
+
+
+def fqdn_cache(agent: Agent, rows: list[View]) -> list[View]:
+    """What the DNS process has learnt, with endpoints by name and times that people can read."""
+    shown = []
+    for row in rows:
+        endpoint = agent.endpoints.get(row["endpoint"])
+        name = endpoint.declared.name if endpoint is not None else ""
+        shown.append({**row, "endpoint": name, "ttl": round(row["ttl"], 1), "expires": round(row["expires"], 1)})
+    return shown
 
 
 def _ports(first: int, bits: int) -> str:

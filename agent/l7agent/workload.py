@@ -59,9 +59,11 @@ def netns_path(netns: str) -> Path:
 def inspect(netns: str, interface: str = "") -> Attachment:
     """Finds the veth pair between this namespace and `netns`. Blocking. Raises WorkloadError."""
     path = netns_path(netns)
-    if not path.exists():
-        raise WorkloadError(f"no network namespace {netns!r} ({path} does not exist)", missing=True)
     try:
+        if not path.exists():
+            raise WorkloadError(f"no network namespace {netns!r} ({path} does not exist)", missing=True)
+        if path.samefile("/proc/self/ns/net"):
+            raise WorkloadError(f"{netns!r} is the node's own network namespace, not a workload's")
         namespace = path.stat().st_ino
         links, addresses = _inside(path)
         with contextlib.closing(IPRoute()) as node:

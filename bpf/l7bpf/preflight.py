@@ -33,8 +33,8 @@ class Check:
     required: bool = True
 
 
-def checks(python: Path = SYSTEM_PYTHON) -> list[Check]:
-    """All of them, the ones that explain others first."""
+def checks(pins: Path, python: Path = SYSTEM_PYTHON) -> list[Check]:
+    """All of them, the ones that explain others first. `pins` is where the datapath is to be pinned."""
     rows = [_root(), _kernel(platform.release()), _libbpf()]
     if os.geteuid() == 0 and libbpf.available():
         rows += [
@@ -44,7 +44,7 @@ def checks(python: Path = SYSTEM_PYTHON) -> list[Check]:
         rows.append(_tcx())
     mountinfo = Path("/proc/self/mountinfo").read_text()
     filesystems = Path("/proc/filesystems").read_text()
-    rows += [_bpffs(mountinfo, filesystems), _cgroup2(mountinfo), _bcc(python), _headers()]
+    rows += [_bpffs(pins, mountinfo, filesystems), _cgroup2(mountinfo), _bcc(python), _headers()]
     return rows
 
 
@@ -77,10 +77,10 @@ def _tcx() -> Check:
     return Check("tcx links", ok, found, "yes (kernel 6.6)", "" if ok else "nothing to do", required=False)
 
 
-def _bpffs(mountinfo: str, filesystems: str) -> Check:
-    mounted = [str(mount.point) for mount in bpffs.mounts(mountinfo) if mount.kind == "bpf"]
-    ok = bool(mounted) or "\tbpf\n" in filesystems
-    found = ", ".join(mounted) or ("not mounted: l7d mounts it" if ok else "unknown to the kernel")
+def _bpffs(pins: Path, mountinfo: str, filesystems: str) -> Check:
+    mounted = bpffs.kind_at(pins, mountinfo) == "bpf"
+    ok = mounted or "\tbpf\n" in filesystems
+    found = f"mounted at {pins}" if mounted else ("not mounted: l7d mounts it" if ok else "unknown to the kernel")
     return Check("bpf file system", ok, found, "mounted or mountable", "" if ok else "mount -t bpf bpf /sys/fs/bpf")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from l7agent import preflight
+from l7agent.config import Config
 from l7ctl.errors import ExitCode, Failure
 from l7ctl.output import count, items, line, output_option, styled
 from l7lab import Lab, LabError, LabUnavailableError, Terminated, sweep
@@ -66,7 +67,7 @@ def demo(context: click.Context, output: str, keep: bool, clean: bool) -> None:
 
 def run_demo(output: str, keep: bool) -> int:
     """Play it; returns the exit code."""
-    missing = preflight.first_missing()
+    missing = preflight.first_missing(Config())
     if missing is not None:
         raise LabUnavailableError(f"{missing.name}: found {missing.found}, need {missing.needed}. {missing.remedy}")
     began = time.monotonic()

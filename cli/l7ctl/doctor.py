@@ -6,6 +6,7 @@ import click
 from l7agent import preflight
 from l7ctl.errors import ExitCode
 from l7ctl.output import count, items, line, output_option
+from l7ctl.session import Session, pass_session
 from l7observe.columns import Column, Columns
 
 
@@ -35,8 +36,9 @@ FOR_PEOPLE: Columns[preflight.Check] = Columns(
 
 @click.command()
 @output_option()
+@pass_session
 @click.pass_context
-def doctor(context: click.Context, output: str) -> None:
+def doctor(context: click.Context, session: Session, output: str) -> None:
     """Check whether this machine can run l7gate.
 
     Exit code 2 if something required is missing.
@@ -46,7 +48,7 @@ def doctor(context: click.Context, output: str) -> None:
       sudo l7ctl doctor
       l7ctl doctor -o json
     """
-    found = preflight.checks()
+    found = preflight.checks(session.config)
     missing = sum(not check.ok and check.required for check in found)
     items(FOR_PEOPLE if output in ("table", "wide") else COLUMNS, found, output)
     if output in ("table", "wide"):

@@ -56,6 +56,8 @@ def _describe(answer: Mapping[str, Any]) -> None:
     _row("Audit log", f"{audit.get('path')}: {audit.get('written')} written, {audit.get('lost')} lost")
     if answer.get("policy_load_error"):
         _warn("The policy files were not loaded; the revision above stays in force:", answer["policy_load_error"])
+    if answer.get("endpoints_load_error"):
+        _warn("The declared endpoints were not loaded; those of before stay:", answer["endpoints_load_error"])
     if audit.get("error"):
         _warn("The audit log could not be written:", audit["error"])
     if answer.get("events_lost"):

@@ -51,8 +51,14 @@ def located(words: str, node: "Node", schema: Any) -> PolicyError:
         }
         return key.error(f"unknown field {unknown[1]}", did_you_mean(unknown[1], names))
     text = re.sub(r"`(\w+)`", lambda name: _NAMES.get(name[1], name[1]), problem)
+    hint = ""
+    if problem.startswith("Invalid enum value"):
+        choices = [str(value) for outer in types if isinstance(outer, inspect.LiteralType) for value in outer.values]
+        text = f"{node.value!r} is none of the values it can have"
+        hint = did_you_mean(str(node.value), choices)
     where = ".".join(filter(None, (step["name"] for step in _STEP.finditer(path))))
-    return node.error(f"{where}: {text[0].lower()}{text[1:]}" if where else f"{text[0].lower()}{text[1:]}")
+    text = text[0].lower() + text[1:]
+    return node.error(f"{where}: {text}" if where else text, hint)
 
 
 def _child(node: "Node", step: re.Match[str], got: str) -> "Node":

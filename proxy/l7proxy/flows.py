@@ -30,18 +30,8 @@ class Flows:
         if source is not self._source_side or destination is not self._destination_side:
             self._source_side, self._destination_side = source, destination
             self._peers = (_peer(self._client, source), _peer(self._destination, destination))
-        decision = record.decision
-        policies: tuple[str, ...] = ()
-        if decision is None:
-            direction = Direction.EGRESS if source.endpoint else Direction.INGRESS
-            endpoint, rule = source.endpoint or destination.endpoint, ""
-        else:
-            direction, endpoint, rule, policies = (
-                decision.direction,
-                decision.endpoint,
-                decision.rule,
-                decision.policies,
-            )
+        # What could not be judged as a request is put down to the rule that wanted it to be one.
+        decision = record.decision or self._policy.admitted()
         summary = None
         if record.method or record.status:
             summary = HttpSummary(record.method, record.host, record.path, record.status)
@@ -50,14 +40,14 @@ class Flows:
             layer="http",
             verdict=record.verdict,
             reason=record.reason,
-            direction=direction,
+            direction=decision.direction,
             protocol=Protocol.TCP,
             source=self._peers[0],
             destination=self._peers[1],
-            endpoint=endpoint,
+            endpoint=decision.endpoint,
             http=summary,
-            rule=rule,
-            policies=policies,
+            rule=decision.rule,
+            policies=decision.policies,
             revision=self._policy.revision,
             detail=record.detail,
         )

@@ -67,6 +67,10 @@ class FlowPolicy(Protocol):
     @property
     def revision(self) -> int: ...
 
+    def admitted(self) -> Decision:
+        """Whether the connection as such may go on, and the rule that brought it here."""
+        ...
+
     def http(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Decision:
         """Judges one request, as bytes that will be sent. `path` includes the query, `host` the port."""
         ...

@@ -90,7 +90,7 @@ DENIES = {
     "bytes that are not HTTP": Deny(
         lambda lab: traffic.tcp(lab.frontend.namespace, API_V4, 80, b"SSH-2.0-x\r\n\r\n"),
         "http", "HTTP_MALFORMED", "frontend", "egress", "frontend", API_V4, 80, "TCP",
-        policies=FRONTEND,
+        rule="shop/frontend-egress egress[1].toPorts[0]", policies=FRONTEND,
     ),
     "a name": Deny(
         lambda lab: traffic.dns(lab.frontend.namespace, "Tracker.example.net", "AAAA"),

@@ -128,17 +128,10 @@ def test_an_endpoint_that_cannot_be_is_refused_and_leaves_nothing(
 def test_the_api_answers_what_it_does_not_understand(
     gate: Gate, method: str, path: str, body: object, status: int
 ) -> None:
-    connection_status = gate_status(gate, method, path, body)
-    assert connection_status == status
+    answered, said = gate.api(method, path, body)
+    assert answered == status
+    assert said["error"]
     assert gate.ready()
-
-
-def gate_status(gate: Gate, method: str, path: str, body: object) -> int:
-    """Status alone: not every error has a body of JSON."""
-    try:
-        return gate.api(method, path, body)[0]
-    except json.JSONDecodeError:
-        return 405 if method == "PUT" else 404
 
 
 @pytest.mark.parametrize(
@@ -148,8 +141,8 @@ def gate_status(gate: Gate, method: str, path: str, body: object) -> int:
         ("audit:\n  max_byte: 3\n", ":2:3: unknown field"),
         ("policies: relative\n", "policies: 'relative' must be an absolute path"),
         ("http_workers: 0\n", ":1:"),
-        ("http_workers: many\n", "http_workers: 'many' is neither 'auto' nor a number"),
-        ("uplinks: eth0\n", "uplinks: 'eth0' is neither 'auto' nor a list"),
+        ("http_workers: many\n", ":1:15: http_workers: 'many'"),
+        ("uplinks: eth0\n", ":1:10: uplinks: 'eth0'"),
         ("attach: xdp\n", ":1:"),
         ("maps: {policy: -1}\n", ":1:"),
         ("dns: [\n", ":"),

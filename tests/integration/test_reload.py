@@ -299,7 +299,7 @@ def test_a_killed_process_is_back_in_the_middle_of_a_reload_and_nothing_is_forgo
     workers = gate.workers()
     others = {key: pid for key, pid in workers.items() if key != name}
     stopping = threading.Event()
-    refused: list[object] = []
+    failed: list[object] = []
 
     def keep_reloading() -> None:
         text = (gate.policies / BATCH_RULES).read_text()
@@ -307,8 +307,8 @@ def test_a_killed_process_is_back_in_the_middle_of_a_reload_and_nothing_is_forgo
             text = text.replace(BATCH_CIDR, OTHER_CIDR) if BATCH_CIDR in text else text.replace(OTHER_CIDR, BATCH_CIDR)
             gate.write(BATCH_RULES, text)
             status, answer = gate.api("POST", "/v1/rules/reload", {})
-            if status not in (200, 503):
-                refused.append(answer)
+            if status != 200:
+                failed.append(answer)
 
     reloads = threading.Thread(target=keep_reloading)
     with Stream.http(frontend, tmp_path / "log", f"{API}/public/x", address=API_V4, keep_alive=False) as stream:
@@ -325,7 +325,7 @@ def test_a_killed_process_is_back_in_the_middle_of_a_reload_and_nothing_is_forgo
         finally:
             stopping.set()
             reloads.join()
-    assert refused == []
+    assert failed == []
     assert {key: pid for key, pid in gate.workers().items() if key != name} == others
     process = next(one for one in gate.status()["processes"] if one["name"] == name)
     assert process["restarts"] >= 1
@@ -333,19 +333,15 @@ def test_a_killed_process_is_back_in_the_middle_of_a_reload_and_nothing_is_forgo
     assert {(row["name"], row["address"], row["identity"]) for row in known} <= kept
 
 
-@pytest.mark.parametrize(
-    ("table", "text"), [("policy", many(networks=30, ports=40)), ("ipcache", many(networks=80, ports=1))]
-)
-def test_rules_that_do_not_fit_the_kernel_change_nothing_and_name_the_table(
-    make_gate: Callable[..., Gate], table: str, text: str
-) -> None:
+def test_rules_that_do_not_fit_the_kernel_change_nothing_and_name_the_table(make_gate: Callable[..., Gate]) -> None:
     gate = make_gate(settings={"maps": {"policy": 512, "ipcache": 64}})
     before = state(gate)
-    gate.write(BAD, text)
-    done = gate.ctl("rules", "reload")
-    assert done.code == 1
-    assert f"the kernel table {table} is full" in done.err
-    assert state(gate) == before
+    for table, text in (("policy", many(networks=30, ports=40)), ("ipcache", many(networks=80, ports=1))):
+        gate.write(BAD, text)
+        done = gate.ctl("rules", "reload")
+        assert done.code == 1
+        assert f"the kernel table {table} is full" in done.err
+        assert state(gate) == before
     frontend = gate.lab.frontend.namespace
     assert traffic.dns(frontend, "api.example.com").addresses
     assert traffic.http(frontend, f"{API}/public/x", address=API_V4).status == 200

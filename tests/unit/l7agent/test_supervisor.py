@@ -168,7 +168,7 @@ def test_a_process_that_cannot_start_is_named_with_its_reason(tmp_path: Path, mo
         process = DataProcess(Slot("test", 0), tmp_path, [sys.executable, "-c", "exit(7)"], lambda _: None)
         tasks = Tasks()
         tasks.start(process.run(), name="supervise")
-        with pytest.raises(NotAcknowledged, match="test-0 did not get ready within .*exited with status 7"):
+        with pytest.raises(NotAcknowledged, match=r"test-0 did not get ready within .*exited with status 7"):
             await process.prepare(snapshot(1))
         await tasks.close()
 
@@ -187,5 +187,20 @@ def test_an_agent_that_gives_up_ends_what_it_started_and_not_what_it_found(tmp_p
             mine = process.pid
         await process.end_own()
         assert not Path(f"/proc/{mine}").exists()
+
+    run(scenario())
+
+
+def test_a_process_that_dies_over_a_revision_is_replaced_and_its_successor_asked(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with supervised(tmp_path) as process:
+            first = process.pid
+            os.kill(first, signal.SIGSTOP)
+            asking = asyncio.gather(process.prepare(snapshot(4)))
+            await asyncio.sleep(0.05)
+            os.kill(first, signal.SIGKILL)
+            await asyncio.wait_for(asking, 10)
+            assert process.pid != first
+            end(process.pid)
 
     run(scenario())

@@ -20,7 +20,7 @@ def _check(name: str, *, ok: bool, required: bool) -> Check:
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     found: list[Check] = []
-    monkeypatch.setattr(preflight, "checks", lambda: found)
+    monkeypatch.setattr(preflight, "checks", lambda _: found)
     return found
 
 
