@@ -94,7 +94,6 @@ class Gate:
             "state": str(lab.folder / "state"),
             "run": str(lab.folder / "run"),
             "pins": str(lab.bpffs / "l7"),
-            "uplinks": ["ext0"],
             "http_workers": 2,
             "audit": {"path": str(self.audit_log)},
             "api": {"socket": str(self.socket)},
