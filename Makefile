@@ -20,7 +20,7 @@ test: lint ## The whole test suite, after lint
 	@echo "test: unit and property tests" >&2
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/property $(wildcard tests/test_*.py)
 	@echo "test: datapath and integration tests, on this kernel" >&2
-	@$(BIN)/python -m pytest -q tests/bpf tests/integration
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/bpf tests/integration
 
 lint: setup ## Style, types and the layering of the packages
 	@echo "lint: ruff, mypy, import-linter, clang-format" >&2

@@ -79,6 +79,7 @@ async def serve(config: Config) -> None:
         min_ttl=config.dns.min_ttl,
         max_names=config.dns.max_names,
         max_addresses_per_name=config.dns.max_addresses_per_name,
+        max_addresses=config.dns.max_addresses,
     )
     # A restart must not wait for the agent: judge by what the process before it judged by.
     for snapshot in learner.restore(clock.boottime()):

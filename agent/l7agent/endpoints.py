@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -64,7 +64,7 @@ class Endpoint:
 
 
 class _Saved(msgspec.Struct):
-    endpoints: dict[int, Declared]
+    endpoints: dict[Annotated[int, msgspec.Meta(ge=1, le=MAX_ENDPOINTS)], Declared]
 
 
 class _FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +130,7 @@ class Endpoints:
         saved = statefile.load(path, _Saved) or _Saved({})
         self._all = {EndpointId(n): Endpoint(EndpointId(n), declared) for n, declared in saved.endpoints.items()}
         self._by_address: dict[str, Endpoint] = {}
+        self._newest = max(self._all, default=0)
 
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(tuple(self._all.values()))
@@ -139,8 +140,8 @@ class Endpoints:
 
     def find(self, key: str) -> Endpoint | None:
         """By id or name."""
-        if key.isdigit():
-            return self._all.get(EndpointId(int(key)))
+        if key.isascii() and key.isdecimal():
+            return self._all.get(EndpointId(int(key))) if len(key) <= len(str(MAX_ENDPOINTS)) else None
         return next((endpoint for endpoint in self._all.values() if endpoint.declared.name == key), None)
 
     def get(self, endpoint_id: int) -> Endpoint | None:
@@ -158,9 +159,13 @@ class Endpoints:
                 raise Conflict(f"an endpoint named {declared.name!r} exists already (id {other.id})")
             if (other.declared.netns, other.declared.interface) == (declared.netns, declared.interface):
                 raise Conflict(f"namespace {declared.netns!r} is endpoint {other.declared.name!r} already")
-        number = same or max(self._all, default=0) + 1
-        if number > MAX_ENDPOINTS:
-            number = next(n for n in range(1, MAX_ENDPOINTS + 2) if n not in self._all)
+        number = same
+        if number is None:
+            # Not at once the number of one that has just gone: others may still mean that one.
+            self._newest = self._newest % MAX_ENDPOINTS + 1
+            while self._newest in self._all:
+                self._newest = self._newest % MAX_ENDPOINTS + 1
+            number = EndpointId(self._newest)
         endpoint = Endpoint(EndpointId(number), declared)
         self._all[endpoint.id] = endpoint
         return endpoint

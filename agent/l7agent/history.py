@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rule sets that were in force: their sources, on disk, so that a restart and a rollback need no policy files."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from l7agent import statefile
+from l7agent.statefile import StateError
 from l7policy.policydoc import Source
 
 KEPT: Final = 20
+
+_log = logging.getLogger(__name__)
 
 
 class Kept(msgspec.Struct, frozen=True):
     """One rule set that was in force."""
 
-    revision: int
+    revision: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)]
     time: float
     """Seconds since the epoch at which it came into force."""
     sources: list[tuple[str, str]]
@@ -33,11 +37,15 @@ class History:
     """The last `KEPT` rule sets; the newest is the one in force."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the folder. Raises StateError."""
+        """Reads the folder. A damaged file costs that revision, not the others."""
         self._folder = folder
         self._kept: list[Kept] = []
         for path in sorted(folder.glob("*.json")):
-            kept = statefile.load(path, Kept)
+            try:
+                kept = statefile.load(path, Kept)
+            except StateError as error:
+                _log.error("a kept rule set is lost: %s", error)
+                continue
             if kept is not None:
                 self._kept.append(kept)
         self._kept.sort(key=lambda kept: kept.revision)

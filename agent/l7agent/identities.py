@@ -5,7 +5,7 @@ FQDN identities are not numbered here; the DNS process does that (`l7dns.identit
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -26,8 +26,8 @@ class IdentitiesExhausted(Exception):
 
 
 class _Saved(msgspec.Struct):
-    workloads: dict[str, int]
-    cidrs: dict[str, int]
+    workloads: dict[str, Annotated[int, msgspec.Meta(ge=ids.FIRST_CLUSTER_IDENTITY, le=0xFFFF)]]
+    cidrs: dict[str, Annotated[int, msgspec.Meta(ge=ids.FIRST_LOCAL_IDENTITY, lt=ids.FIRST_FQDN_IDENTITY)]]
 
 
 def _key(labels: Labels) -> str:

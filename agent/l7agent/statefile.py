@@ -28,6 +28,8 @@ def load(path: Path, kind: type[T]) -> T | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:

@@ -293,7 +293,7 @@ class Supervisor:
         self, run: Path, config: Path | None, http_workers: int, on_flows: Callable[[list[Flow]], None]
     ) -> None:
         def command(slot: Slot) -> list[str]:
-            arguments = [sys.executable, "-m", "l7agent.main"]
+            arguments = [sys.executable, "-P", "-m", "l7agent.main"]  # -P: nothing from the working directory
             if config is not None:
                 arguments += ["--config", str(config)]
             return [*arguments, slot.kind, "--slot", str(slot.number)]

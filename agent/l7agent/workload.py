@@ -97,7 +97,7 @@ def inspect(netns: str, interface: str = "") -> Attachment:
     if not own:
         raise WorkloadError(f"network namespace {netns!r} has no address on {name}", missing=True)
     # Only the node's routes say whose an address is: inside its namespace a workload may call itself what it likes.
-    ways = {peer["index"], peer.get_attr("IFLA_MASTER")}
+    ways = {peer["index"], peer.get_attr("IFLA_MASTER")} - {None}
     theirs = tuple(sorted(address for address in own if routed[address] in ways))
     if not theirs:
         outer = peer.get_attr("IFLA_IFNAME")

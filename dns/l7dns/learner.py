@@ -62,6 +62,7 @@ class Learner:
         min_ttl: float = 0.0,
         max_names: int = 100_000,
         max_addresses_per_name: int = 1000,
+        max_addresses: int = 131_072,
         linger: float = LINGER,
     ) -> None:
         """`state` is the folder of the checkpoint. Nothing is read or written before `restore`."""
@@ -69,7 +70,7 @@ class Learner:
         self._checkpoint = Checkpoint(state)
         self._min_ttl = max(min_ttl, MIN_HOLD)
         self._linger = linger
-        self._cache = NameCache(max_names, max_addresses_per_name)
+        self._cache = NameCache(max_names, max_addresses_per_name, max_addresses)
         self._sets: dict[bytes, dict[frozenset[str], int]] = {}
         """Of each address, how many of its names match which set of selectors."""
         self._rows = IdentityRows(kernel)

@@ -2,13 +2,14 @@
 """Name cache: which addresses each name has and until when, and which names an address has.
 
 An index that reports every change of a (name, address) pair, so that whoever follows the reports knows what a rebuild
-would find. Caps: names in total (the least recently learnt goes), addresses per name (the earliest to expire goes).
+would find. Caps: names and pairs in total (of the workload that holds most, the least recently learnt name goes, so
+that none can push out what others need), addresses per name (the earliest to expire goes).
 
 May not do I/O nor read a clock. Failure verdict: none; it forgets rather than grows.
 """
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -33,11 +34,17 @@ class _Record:
 class NameCache:
     """Name → {address: expiry}, and address → names."""
 
-    def __init__(self, max_names: int = 100_000, max_addresses_per_name: int = 1000) -> None:
+    def __init__(
+        self, max_names: int = 100_000, max_addresses_per_name: int = 1000, max_addresses: int = 131_072
+    ) -> None:
         """Empty."""
         self._max_names = max_names
         self._max_addresses = max_addresses_per_name
-        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._max_pairs = max_addresses
+        self._records: dict[str, _Record] = {}
+        self._held: dict[int, OrderedDict[str, None]] = {}
+        """Of each workload, the names it asked for last, the least recently learnt first."""
+        self._pairs_of: Counter[int] = Counter()
         self._names: dict[bytes, set[str]] = {}
         self._due: list[tuple[float, str, bytes]] = []
         self._pairs = 0
@@ -59,12 +66,9 @@ class NameCache:
         record = self._records.get(name)
         if record is None:
             if len(self._records) >= self._max_names:
-                self.evicted_names += 1
-                changes += self.forget(next(iter(self._records)))
-            record = self._records[name] = _Record()
-        else:
-            self._records.move_to_end(name)
-        record.endpoint = endpoint or record.endpoint
+                changes += self._evict(but="")
+            record = self._records[name] = _Record(endpoint=endpoint)
+        self._hold(name, record, endpoint or record.endpoint)
         for address in addresses:
             known = record.addresses.get(address)
             if known is not None:
@@ -74,6 +78,7 @@ class NameCache:
             record.addresses[address] = expiry
             self._names.setdefault(address, set()).add(name)
             self._pairs += 1
+            self._pairs_of[record.endpoint] += 1
             heapq.heappush(self._due, (expiry, name, address))
             changes.append(Change(True, name, address))
         surplus = len(record.addresses) - self._max_addresses
@@ -82,7 +87,9 @@ class NameCache:
             by_expiry = heapq.nsmallest(surplus, record.addresses.items(), key=lambda item: (item[1], item[0]))
             changes += [self._remove(name, record, address) for address, _ in by_expiry]
         if not record.addresses:
-            del self._records[name]
+            self._drop(name)
+        while self._pairs > self._max_pairs and (evicted := self._evict(but=name)):
+            changes += evicted
         self._compact()
         return changes
 
@@ -93,15 +100,17 @@ class NameCache:
             return []
         change = self._remove(name, record, address)
         if not record.addresses:
-            del self._records[name]
+            self._drop(name)
         return [change]
 
     def forget(self, name: str) -> list[Change]:
         """Forgets a name."""
-        record = self._records.pop(name, None)
+        record = self._records.get(name)
         if record is None:
             return []
-        return [self._remove(name, record, address) for address in list(record.addresses)]
+        changes = [self._remove(name, record, address) for address in list(record.addresses)]
+        self._drop(name)
+        return changes
 
     def expire(self, now: float) -> list[Change]:
         """Forgets every pair whose time has come."""
@@ -117,7 +126,7 @@ class NameCache:
                 continue
             changes.append(self._remove(name, record, address))
             if not record.addresses:
-                del self._records[name]
+                self._drop(name)
         return changes
 
     def next_expiry(self) -> float | None:
@@ -138,9 +147,42 @@ class NameCache:
         return iter(self._names)
 
     def items(self) -> Iterator[tuple[str, int, dict[bytes, float]]]:
-        """Each name with the endpoint that asked last and its addresses; the least recently learnt first."""
-        for name, record in self._records.items():
-            yield name, record.endpoint, record.addresses
+        """Each name with the endpoint that asked last and its addresses; of one endpoint, the oldest first."""
+        for names in self._held.values():
+            for name in names:
+                record = self._records[name]
+                yield name, record.endpoint, record.addresses
+
+    def _hold(self, name: str, record: _Record, endpoint: int) -> None:
+        """Puts the name behind all others of the endpoint, which holds it from now on."""
+        if record.endpoint != endpoint:
+            self._unhold(name, record)
+            record.endpoint = endpoint
+            self._pairs_of[endpoint] += len(record.addresses)
+        names = self._held.setdefault(endpoint, OrderedDict())
+        names[name] = None
+        names.move_to_end(name)
+
+    def _drop(self, name: str) -> None:
+        """Forgets a name without addresses."""
+        self._unhold(name, self._records.pop(name))
+
+    def _unhold(self, name: str, record: _Record) -> None:
+        self._pairs_of[record.endpoint] -= len(record.addresses)
+        names = self._held[record.endpoint]
+        del names[name]
+        if not names:
+            del self._held[record.endpoint]
+            del self._pairs_of[record.endpoint]
+
+    def _evict(self, but: str) -> list[Change]:
+        """Forgets the least recently learnt name of the endpoint that holds the most pairs; never the name `but`."""
+        for endpoint in sorted(self._held, key=self._pairs_of.__getitem__, reverse=True):
+            for name in self._held[endpoint]:
+                if name != but:
+                    self.evicted_names += 1
+                    return self.forget(name)
+        return []
 
     def _remove(self, name: str, record: _Record, address: bytes) -> Change:
         record.addresses.pop(address)
@@ -149,6 +191,7 @@ class NameCache:
         if not names:
             del self._names[address]
         self._pairs -= 1
+        self._pairs_of[record.endpoint] -= 1
         return Change(False, name, address)
 
     def _compact(self) -> None:

@@ -5,6 +5,7 @@ towards the name server as the client.
 May not read or write. Failure verdict: OSError; nothing is retried here.
 """
 
+import asyncio
 import ctypes
 import socket
 import struct
@@ -162,3 +163,13 @@ def _original_v6(data: bytes) -> Address:
 
 def _loopback(family: socket.AddressFamily) -> str:
     return "127.0.0.1" if family == socket.AF_INET else "::1"
+
+
+def hand_over(sock: socket.socket) -> None:
+    """Leaves the descriptor to the transport that was made of the socket.
+
+    uvloop's transport works with the number alone and may have closed it already; the socket object must not close the
+    same number a second time, when it is another connection's. asyncio's works with the socket object.
+    """
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        sock.detach()

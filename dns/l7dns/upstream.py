@@ -312,8 +312,11 @@ class TcpUpstream(asyncio.Protocol):
             made = sockets.upstream(socket.SOCK_STREAM, self._client)
             async with asyncio.timeout(self._timeout):
                 await self._loop.sock_connect(made, self._server)
-            await self._loop.create_connection(lambda: self, sock=made)
-            made = None
+            try:
+                await self._loop.create_connection(lambda: self, sock=made)
+            finally:
+                sockets.hand_over(made)
+                made = None
         except OSError as error:  # TimeoutError is one
             self._unsent.clear()
             waiting = list(self._waiting.values())

@@ -107,7 +107,8 @@ class HttpRules:
     def match(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request may pass. `path` includes the query, `host` the port if one was sent.
 
-        Several values of one header count as one value, joined by commas without spaces, as in Envoy.
+        Several values of one header count as one value, joined by commas without spaces, as in Envoy. A header that a
+        rule demands is not there if a twin with underscores is: some servers (CGI, WSGI) cannot tell the two apart.
         """
         if len(method) + len(path) + len(host) > _REMEMBERED_LENGTH:
             needed = self._needed(method, path, host)
@@ -144,6 +145,8 @@ def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     for name, value in headers:
         key = name.lower()
         sent[key] = sent[key] + b"," + value if key in sent else value
+    for twin in [key for key in sent if b"_" in key]:
+        sent.pop(twin.replace(b"_", b"-"), None)
     return sent
 
 

@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 
 from l7observe.tasks import Tasks
 from l7proxy import commands as do
+from l7proxy import sockets
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
 from l7proxy.sockets import Address
@@ -204,9 +205,8 @@ class ClientSide(asyncio.Protocol):
             return
         try:
             await asyncio.get_running_loop().create_connection(self._server_side, sock=sock)
-        except asyncio.CancelledError:
-            sock.close()
-            raise
+        finally:
+            sockets.hand_over(sock)
 
     def _server_side(self) -> "ServerSide":
         return ServerSide(self, self._owner.limits.write_buffer)

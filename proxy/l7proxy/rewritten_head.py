@@ -34,8 +34,8 @@ _AUTHORITY: Final = re.compile(rb"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]*)([/?]?.*)")
 _USERINFO: Final = re.compile(rb"//[^/?#]*@")
 
-_ESSENTIAL: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
-"""A server drops what Connection names, and must not be told to drop one of these."""
+_HOP_BY_HOP: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"})
+"""A server drops what Connection names: anything else there could undo a header that was judged."""
 
 _HTTP_AGAIN: Final = re.compile(rb"(?i)(?:h2c?|h3|http|https|tls|ssl)(?:[/-].*)?")
 
@@ -89,8 +89,8 @@ def _read(head: bytes, size: int) -> RequestHead | str:
     connection = {token.lower() for token in _items(fields.get(b"connection", []))}
     if any(_TOKEN.fullmatch(token) is None for token in connection):
         return "malformed Connection"
-    if not _ESSENTIAL.isdisjoint(connection):
-        return "Connection names a field that frames the message"
+    if not connection <= _HOP_BY_HOP:
+        return "Connection names a field that a server would drop"
     expectations = fields.get(b"expect", [])
     if [value.lower() for value in expectations] not in ([], [b"100-continue"]):
         return "unknown Expect"

@@ -81,3 +81,13 @@ def _transparent(family: socket.AddressFamily, mark: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def hand_over(sock: socket.socket) -> None:
+    """Leaves the descriptor to the transport that was made of the socket.
+
+    uvloop's transport works with the number alone and may have closed it already; the socket object must not close the
+    same number a second time, when it is another connection's. asyncio's works with the socket object.
+    """
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        sock.detach()

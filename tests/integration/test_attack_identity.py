@@ -56,7 +56,6 @@ def test_a_workload_does_not_become_another_by_a_veth_pair_with_that_ones_number
 
     wait_until(lambda: endpoint(gate, "backend")["state"] != "ready", "the agent to look again", INSPECTED)
     mine = endpoint(gate, "backend")
-    print(mine)
     assert victim.v4 not in (mine.get("addresses") or ())
     assert mine["state"] == "waiting"
     assert not traffic.connect(victim.namespace, UNNAMED, 80).open

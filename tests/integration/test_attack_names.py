@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from l7lab import traffic
 from l7lab.gate import Gate
 from l7lab.process import Process
 from l7lab.topology import UNNAMED
@@ -101,13 +100,6 @@ def memory(gate: Gate) -> int:
     """Megabytes that the name process has in use."""
     status = Path(f"/proc/{gate.workers()['dns-0']}/status").read_text()
     return next(int(line.split()[1]) >> 10 for line in status.splitlines() if line.startswith("VmRSS"))
-
-
-def test_what_one_workloads_resolver_says_opens_nothing_for_another(lied_to: Gate) -> None:
-    frontend, batch = lied_to.lab.frontend.namespace, lied_to.lab.batch.namespace
-    assert not traffic.connect(frontend, UNNAMED, 80).open
-    assert traffic.dns(batch, "api.example.com", server=LIAR).addresses == (UNNAMED,)
-    assert not traffic.connect(frontend, UNNAMED, 80).open
 
 
 def test_names_with_thousands_of_addresses_do_not_fill_the_memory(lied_to: Gate) -> None:

@@ -183,12 +183,13 @@ def test_an_endpoint_that_no_policy_selects_is_not_limited(locked: Gate) -> None
 def test_endpoints_with_equal_labels_share_their_entries(locked: Gate) -> None:
     gate = locked
     pair = [build(gate, name, address) for name, address in (("one", "203.0.113.61"), ("two", "203.0.113.62"))]
-    rows = len(gate.api("GET", "/v1/bpf/policy")[1])
     for namespace, name in zip(pair, ("one", "two"), strict=True):
         gate.must("endpoint", "add", "--netns", namespace.name, "--name", name, "--label=app=locked",
                   "--label=io.kubernetes.pod.namespace=shop")  # fmt: skip
-        rows = rows if name == "one" else len(gate.api("GET", "/v1/bpf/policy")[1])
     one, two = endpoint(gate, "one"), endpoint(gate, "two")
+    taken = gate.ctl("endpoint", "add", "--netns", pair[1].name, "--name", "one", "--label=app=locked")
+    assert taken.code == 1
+    assert "already" in taken.err
     assert one["id"] != two["id"]
     assert (one["policy_id"], one["identity"]) == (two["policy_id"], two["identity"])
     shared = gate.api("GET", "/v1/bpf/policy?endpoint=one")[1]

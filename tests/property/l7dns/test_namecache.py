@@ -65,14 +65,16 @@ class CappedCache(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cache = NameCache(max_names=3, max_addresses_per_name=2)
+        self.cache = NameCache(max_names=3, max_addresses_per_name=2, max_addresses=4)
         self.pairs: set[tuple[str, bytes]] = set()
         self.now = 0.0
 
-    @rule(name=NAMES, addresses=ADDRESSES, ttl=st.integers(1, 30), seconds=st.integers(0, 10))
-    def put(self, name: str, addresses: list[bytes], ttl: int, seconds: int) -> None:
+    @rule(
+        name=NAMES, addresses=ADDRESSES, ttl=st.integers(1, 30), seconds=st.integers(0, 10), endpoint=st.integers(0, 3)
+    )
+    def put(self, name: str, addresses: list[bytes], ttl: int, seconds: int, endpoint: int) -> None:
         self.now += seconds
-        for change in (*self.cache.expire(self.now), *self.cache.put(name, addresses, self.now + ttl)):
+        for change in (*self.cache.expire(self.now), *self.cache.put(name, addresses, self.now + ttl, endpoint)):
             pair = (change.name, change.address)
             (self.pairs.add if change.added else self.pairs.remove)(pair)
 
@@ -80,6 +82,7 @@ class CappedCache(RuleBasedStateMachine):
     def caps_hold(self) -> None:
         assert self.pairs == {(name, address) for name, _, found in self.cache.items() for address in found}
         assert self.cache.names <= 3
+        assert len(self.cache) == len(self.pairs) <= 4
         assert all(0 < len(found) <= 2 for _, _, found in self.cache.items())
 
 

@@ -49,3 +49,20 @@ def test_churn_does_not_make_the_queue_grow() -> None:
         cache.put(f"n{number}.", [A], 1e9)
     assert len(cache._due) <= 2 * len(cache) + 1025
     assert len(cache) == 10
+
+
+def test_over_the_cap_of_all_addresses_the_least_recently_learnt_name_goes() -> None:
+    cache = NameCache(max_addresses=3)
+    cache.put("a.", [A, B], 100.0)
+    cache.put("b.", [C], 100.0)
+    assert cache.put("c.", [A], 100.0) == [Change(True, "c.", A), Change(False, "a.", A), Change(False, "a.", B)]
+    assert len(cache) == 2
+
+
+def test_a_workload_that_asks_for_ever_more_names_pushes_out_its_own_and_not_those_of_others() -> None:
+    cache = NameCache(max_names=10)
+    cache.put("needed.", [A], 1e9, endpoint=1)
+    for number in range(100):
+        cache.put(f"n{number}.", [B], 1e9, endpoint=2)
+    assert cache.names == 10
+    assert cache.names_of(A) == {"needed."}

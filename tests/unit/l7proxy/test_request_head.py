@@ -99,7 +99,7 @@ LINE = b"GET / HTTP/1.1\r\n"
         (b"GET / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n", "Transfer-Encoding in HTTP/1.0"),
         (
             LINE + HOST + b"Connection: close, Content-Length\r\n\r\n",
-            "Connection names a field that frames the message",
+            "Connection names a field that a server would drop",
         ),
         (LINE + HOST + b"Connection: a b\r\n\r\n", "malformed Connection"),
         (LINE + HOST + b"Expect: 200-ok\r\n\r\n", "unknown Expect"),
