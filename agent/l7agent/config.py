@@ -51,8 +51,8 @@ class DnsConfig(Section, frozen=True):
     max_inflight: Count = 4096
     max_addresses_per_name: Count = 1000
     max_names: Count = 100_000
-    max_addresses: Count = 131_072
-    """Of all names together; about 250 bytes of memory each."""
+    max_addresses: Count = 32_768
+    """Of all names together; about one kilobyte of memory each."""
 
 
 class HttpConfig(Section, frozen=True):

@@ -62,7 +62,7 @@ class Learner:
         min_ttl: float = 0.0,
         max_names: int = 100_000,
         max_addresses_per_name: int = 1000,
-        max_addresses: int = 131_072,
+        max_addresses: int = 32_768,
         linger: float = LINGER,
     ) -> None:
         """`state` is the folder of the checkpoint. Nothing is read or written before `restore`."""

@@ -35,7 +35,7 @@ class NameCache:
     """Name → {address: expiry}, and address → names."""
 
     def __init__(
-        self, max_names: int = 100_000, max_addresses_per_name: int = 1000, max_addresses: int = 131_072
+        self, max_names: int = 100_000, max_addresses_per_name: int = 1000, max_addresses: int = 32_768
     ) -> None:
         """Empty."""
         self._max_names = max_names
