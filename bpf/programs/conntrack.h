@@ -78,8 +78,12 @@ static __always_inline void conntrack_touch(struct conntrack_entry *e, u32 lengt
 /*
  * Whether an ICMP error belongs to a flow that may pass now. It must go to the sender of what it
  * quotes: otherwise a workload could send anything to anyone as an "error" about a flow of its own.
+ *
+ * Routers report about packets of others, a workload is none: its errors must be about packets that
+ * were sent to itself (from_endpoint has checked that the source is its own), or it could send
+ * anything to whoever takes part in some flow.
  */
-static __always_inline int related(struct __sk_buff *skb, struct packet *p)
+static __always_inline int related(struct __sk_buff *skb, struct packet *p, const int by_workload)
 {
 	struct packet quoted = {};
 	struct conntrack_entry *e;
@@ -88,6 +92,8 @@ static __always_inline int related(struct __sk_buff *skb, struct packet *p)
 	if (parse_quoted(skb, p, &quoted) || quoted.opaque)
 		return UNRELATED;
 	if (!same_address(&quoted.flow.source, &p->flow.destination))
+		return UNRELATED;
+	if (by_workload && !same_address(&quoted.flow.destination, &p->flow.source))
 		return UNRELATED;
 	e = conntrack_find(&quoted, 0, now);
 	if (!e || e->revision != current_revision() || e->flags & CONNTRACK_DENIED)

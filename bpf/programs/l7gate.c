@@ -87,7 +87,7 @@ int from_endpoint(struct __sk_buff *skb)
 		goto drop;
 	}
 	if (p.flags & PACKET_ICMP_ERROR) {
-		relation = related(skb, &p);
+		relation = related(skb, &p, 1);
 		j.to_proxy = relation == RELATED_TO_PROXY;
 		if (relation)
 			goto pass;
@@ -115,7 +115,7 @@ int from_uplink(struct __sk_buff *skb)
 	if (reason)
 		goto drop;
 	if (p.flags & PACKET_ICMP_ERROR) {
-		relation = related(skb, &p);
+		relation = related(skb, &p, 0);
 		j.to_proxy = relation == RELATED_TO_PROXY;
 		if (relation)
 			goto pass;
@@ -163,7 +163,7 @@ int to_endpoint(struct __sk_buff *skb)
 	}
 	if (p.flags & PACKET_NEIGHBOUR && !forwarded)
 		goto pass;
-	if (p.flags & PACKET_ICMP_ERROR && related(skb, &p))
+	if (p.flags & PACKET_ICMP_ERROR && related(skb, &p, 0))
 		goto pass;
 	reason = track(skb, &p, &j, j.endpoint_id, TO_ENDPOINT);
 	if (!reason)

@@ -13,6 +13,8 @@
 #define IPV6_DESTINATION    60
 #define MAX_IPV6_EXTENSIONS 6
 
+#define IPV4_ROUTER_ALERT 0x9404 /* its type and its length, which is all that an ihl of 6 holds */
+
 #define TCP_SYN_ACK 0x12
 #define TCP_SYN	    0x02
 
@@ -106,10 +108,17 @@ static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, str
 	return 0;
 }
 
-/* Fills the addresses and the protocol. Returns the offset of the transport header, or 0. */
-static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *p)
+/*
+ * Fills the addresses and the protocol. Returns the offset of the transport header, or 0.
+ *
+ * Options are refused: a source route names a destination other than the one we would judge, and
+ * nothing that a workload needs has any. But for a lone router alert, which multicast joins carry.
+ */
+static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *p,
+				      const int quoted)
 {
 	struct iphdr ip;
+	__be16 option;
 
 	if (load(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return 0;
@@ -117,6 +126,10 @@ static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 	p->flow.protocol = ip.protocol;
 	p->flow.source.word[3] = ip.saddr;
 	p->flow.destination.word[3] = ip.daddr;
+	if (!quoted && ip.ihl > 5 &&
+	    (ip.ihl > 6 || load(skb, offset + sizeof(ip), &option, sizeof(option)) ||
+	     option != bpf_htons(IPV4_ROUTER_ALERT)))
+		return 0;
 	if (ip.frag_off & bpf_htons(0x1fff))
 		p->flags |= PACKET_FRAGMENT;
 	return offset + ip.ihl * 4;
@@ -164,7 +177,7 @@ static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 static __always_inline u8 parse_at(struct __sk_buff *skb, u32 offset, int v6, struct packet *p,
 				   const int quoted)
 {
-	offset = v6 ? parse_ipv6(skb, offset, p, quoted) : parse_ipv4(skb, offset, p);
+	offset = v6 ? parse_ipv6(skb, offset, p, quoted) : parse_ipv4(skb, offset, p, quoted);
 	if (!offset)
 		return REASON_INVALID_PACKET;
 	if (p->flags & PACKET_FRAGMENT) {

@@ -35,6 +35,7 @@ struct judgement {
 	u8 proxy;
 	u8 to_proxy;
 	u8 answer_matters; /* the destination's egress is enforced */
+	u8 answer_proxied; /* and sends to a proxy what would be the answer to this direct flow */
 };
 
 static __always_inline u32 endpoint_of(u8 family, const struct address *a)
@@ -135,6 +136,19 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 	return 0;
 }
 
+/* Whether the destination's egress policy has a proxy for what goes back to where p->flow is from. */
+static __always_inline int answer_needs_proxy(const struct packet *p, const struct side *source,
+					      const struct side *destination)
+{
+	struct policy_entry *v;
+
+	if (p->opaque)
+		return 0;
+	v = find_policy(destination->policy_id, source->identity, DIRECTION_EGRESS,
+			p->flow.protocol, p->flow.source_port);
+	return v && v->verdict == POLICY_REDIRECT;
+}
+
 /*
  * Judges p->flow, which runs in the direction in which the flow began. source_id and destination_id
  * are the endpoints of its two ends, 0 for none. `flags` are those of its conntrack entry.
@@ -178,5 +192,8 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 	}
 	if (j->proxy && p->flow.protocol != IPPROTO_TCP && p->flow.protocol != IPPROTO_UDP)
 		return REASON_REDIRECT_IMPOSSIBLE; /* 8 */
-	return 0;				   /* 9, 10 */
+	/* A SYN did begin a connection, and only an answer to it continues that one. */
+	if (j->answer_matters && !j->proxy && p->flow.protocol != IPPROTO_TCP)
+		j->answer_proxied = answer_needs_proxy(p, &source, &destination);
+	return 0; /* 9, 10 */
 }

@@ -31,6 +31,26 @@ static __always_inline u8 renew(struct packet *p, struct judgement *j, struct co
 }
 
 /*
+ * A datagram to a workload whose own datagrams of this tuple go to a proxy: it may pass, but it makes
+ * no flow, and what it was remembered as is forgotten. In a flow, whatever the workload sent would be
+ * an answer, so that one datagram with the resolver's address, forged or merely late, would lead
+ * around the DNS proxy. That holds also where ingress policy names the peer: to let it speak to the
+ * workload is not to let the workload ask it unheard. The price is that a client which sends from
+ * such a port (a name server that asks from port 53) has its answers go to the proxy.
+ *
+ * Egress policy that merely does not allow the tuple is no reason: a server must be able to answer
+ * its clients, whom it may not call.
+ */
+static __always_inline u8 forget(const struct packet *p, const struct conntrack_entry *e)
+{
+	if (!e)
+		return 0;
+	conntrack.delete(&p->flow);
+	/* This one is lost. The workload's next datagram begins a flow of its own. */
+	return p->flags & PACKET_REVERSE ? REASON_REDIRECT_IMPOSSIBLE : 0;
+}
+
+/*
  * 0 or the reason to drop; judgement.to_proxy tells whether the packet goes to a proxy. `own_id` is
  * the endpoint whose packet it is: the source's FROM_ENDPOINT, else the destination's. p->flow is
  * turned to the direction in which the flow began.
@@ -77,6 +97,9 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	if (where == FROM_UPLINK && flags & CONNTRACK_LOCAL)
 		return REASON_INVALID_SOURCE_IP; /* the node's own address, which only IPv6 lets in */
 
+	/* What goes to a proxy both ways goes around none. */
+	if (!reason && j->answer_proxied && !(e && (e->proxy || e->upstream)))
+		return forget(p, e);
 	if (e) {
 		reason = renew(p, j, e, reason);
 		if (reason)

@@ -100,6 +100,13 @@ class Packets:
     def udp(self, source: str, destination: str, sport: int, dport: int, data: bytes = b"data") -> bytes:
         return self.ip(source, destination, 17, struct.pack(">HHHH", sport, dport, 8 + len(data), 0) + data)
 
+    @staticmethod
+    def with_options(frame: bytes, options: bytes) -> bytes:
+        """The same IPv4 packet with options, which are filled up to whole words."""
+        options += bytes(-len(options) % 4)
+        head = struct.pack(">BBH", 0x45 + len(options) // 4, 0, len(frame) - 14 + len(options))
+        return frame[:14] + head + frame[18:34] + options + frame[34:]
+
     def icmp(self, source: str, destination: str, kind: int, id_: int = 0, data: bytes = b"data") -> bytes:
         protocol = 58 if ":" in source else 1
         return self.ip(source, destination, protocol, struct.pack(">BBHHH", kind, 0, 0, id_, 1) + data)

@@ -47,6 +47,11 @@ def entry(node, source, destination, sport, dport, protocol=TCP):
     return node.maps.conntrack.get(ConntrackKey(source, destination, sport, dport, protocol))
 
 
+def ack(build, kind):
+    """Of a packet that begins nothing, what `build` needs to know beyond the tuple."""
+    return [build.ACK] if kind == "tcp" else []
+
+
 class TestWithoutPolicy:
     @pytest.mark.parametrize("kind", ["tcp", "udp"])
     def test_everything_passes_and_is_remembered(self, node, build, names, kind):
@@ -520,6 +525,36 @@ class TestIcmp:
         assert send(node, build.icmp(web, server, error, data=unknown)).reason == NO_RULE
         assert send(node, build.icmp(web, server, error, data=b"")).reason == NO_RULE
 
+    @pytest.mark.parametrize("inner", ["tcp", "udp"])
+    def test_a_workload_is_no_router_that_reports_about_packets_of_others(self, node, build, names, inner):
+        web, db, server, *_ = names
+        error, make = 1 if ":" in web else 3, getattr(build, inner)
+        node.enforce(web="egress")
+        assert send(node, make(db, server, 40000, 80), ifindex=node.db_ifindex).passed
+        to_client, to_server = make(db, server, 40000, 80)[14:], make(server, db, 80, 40000, *ack(build, inner))[14:]
+        assert send(node, build.icmp(web, db, error, data=to_client)).reason == NO_RULE
+        assert send(node, build.icmp(web, server, error, data=to_server)).reason == NO_RULE
+        # …whereas who did get the packet may
+        assert send(node, build.icmp(db, server, error, data=to_server), ifindex=node.db_ifindex).passed
+
+    def test_nor_about_packets_within_the_node(self, node, build, names):
+        web, db, *_ = names
+        error = 1 if ":" in web else 3
+        node.enforce(web="egress", db="egress")
+        node.policy(70, "egress", node.DB_IDENTITY, UDP, 80)
+        quoted = build.udp(web, db, 40000, 80)
+        assert send(node, quoted).passed
+        assert send(node, build.icmp(db, web, error, data=quoted[14:]), ifindex=node.db_ifindex).passed
+        assert send(node, build.icmp(web, web, error, data=quoted[14:])).reason == NO_RULE
+        assert send(node, build.icmp(web, db, error, data=quoted[14:])).reason == NO_RULE
+
+    def test_an_error_may_quote_a_packet_with_options(self, node, build):
+        node.enforce(web="egress")
+        packet = build.udp(node.server, node.web, 40000, 80)
+        assert node.run("from_uplink", packet).passed
+        quoted = build.with_options(packet, bytes.fromhex("07070400000000"))[14:]
+        assert send(node, build.icmp(node.web, node.server, 3, data=quoted)).passed
+
     def test_an_error_about_a_proxied_flow_goes_to_the_proxy(self, node, build):
         node.enforce(web="egress")
         node.policy(70, "egress", 0, TCP, 80, verdict="http")
@@ -558,13 +593,41 @@ class TestMalformed:
         packet[14] = 0x45
         assert send(node, bytes(packet)).reason == MALFORMED
 
-    def test_ports_are_found_behind_ipv4_options(self, node, build):
+    def test_a_router_alert_passes_and_ports_are_found_behind_it(self, node, build):
         node.enforce(web="egress")
         node.policy(70, "egress", 0, TCP, 80)
-        packet = build.tcp(node.web, node.server, 40000, 80)
-        packet = packet[:14] + b"\x46" + packet[15:34] + bytes(4) + packet[34:]
-        assert send(node, packet).passed
+        alert = bytes.fromhex("94040000")
+        assert send(node, build.with_options(build.tcp(node.web, node.server, 40000, 80), alert)).passed
         assert entry(node, node.web, node.server, 40000, 80) is not None
+        join = build.ip(node.db, "224.0.0.22", 2, bytes(16))
+        assert send(node, build.with_options(join, alert), ifindex=node.db_ifindex).passed
+
+    @pytest.mark.parametrize("program", ["from_endpoint", "from_uplink", "to_endpoint"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            "83070400000000",  # a loose source route
+            "89070400000000",  # a strict one
+            "0183070400000000",  # …behind padding
+            "94040000 83070400000000",  # …behind a router alert
+            "83030400",
+            "07070400000000",  # a recorded route
+            "44040500",  # a timestamp
+            "00000000",
+            "94030000",
+            "94",
+        ],
+    )
+    def test_other_ipv4_options_are_dropped_whatever_policy_says(self, node, build, program, options):
+        ends = (node.web, node.server) if program == "from_endpoint" else (node.server, node.web)
+        packet = build.with_options(build.tcp(*ends, 40000, 80), bytes.fromhex(options))
+        result = node.run(program, packet)
+        assert (result.reason, result.events[0].endpoint_id) == (MALFORMED, node.WEB)
+        assert len(node.maps.conntrack) == 0
+
+    def test_options_that_are_cut_off_are_dropped(self, node, build):
+        packet = build.with_options(build.tcp(node.web, node.server, 40000, 80), bytes.fromhex("94040000"))
+        assert send(node, packet[:35]).reason == MALFORMED
 
     def test_fragments_without_ports_are_dropped_where_policy_is_enforced(self, node, build):
         node.enforce(web="egress")

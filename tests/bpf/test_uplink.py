@@ -33,6 +33,7 @@ class TestArriving:
             lambda b, n: b.tcp(n.stranger, n.node, 40000, 22)[:36],
             lambda b, n: b.ip(n.stranger, n.node, 17, bytes(16), fragment=100),
             lambda b, n: b.ip(n.stranger, n.node, 50, bytes(16)),
+            lambda b, n: b.with_options(b.tcp(n.stranger, n.node, 40000, 22), bytes.fromhex("44040500")),
         ],
     )
     def test_what_is_not_for_a_workload_is_left_alone(self, node, build, make):
@@ -89,6 +90,18 @@ class TestArriving:
         packet = build.tcp(node.web6, node.server6, 61000, 80)
         leave(node, packet, mark=TO_SERVER)
         assert arrive(node, build.icmp(node.stranger6, node.web6, 2, data=packet[14:])).mark == TO_PROXY
+
+    @pytest.mark.parametrize("suffix", ["", "6"], ids=["ipv4", "ipv6"])
+    def test_a_router_reports_about_packets_that_were_not_sent_to_it(self, node, build, suffix):
+        web, server, router = (getattr(node, name + suffix) for name in ("web", "server", "stranger"))
+        error = 3 if suffix else 11
+        node.enforce(web="both")
+        node.policy(70, "egress", 0, UDP, 80)
+        packet = build.udp(web, server, 40000, 80)
+        assert node.run("from_endpoint", packet).passed
+        assert arrive(node, build.icmp(router, web, error, data=packet[14:])).passed
+        unknown = build.udp(web, server, 40000, 81)[14:]
+        assert arrive(node, build.icmp(router, web, error, data=unknown)).reason == NO_RULE
 
     @pytest.mark.parametrize("source", ["db", "db6", "web", "node", "node6"])
     def test_an_address_of_this_node_cannot_come_from_outside(self, node, build, source):
