@@ -16,7 +16,7 @@ from l7policy import ciliumports, labels, prefixes
 from l7policy.envelope import CCNP, Document
 from l7policy.errors import did_you_mean
 from l7policy.labelselector import requirements
-from l7policy.model import EntityPeer, LabelPeer, Operator, Origin, Peer, Requirement, Rule
+from l7policy.model import Action, EntityPeer, LabelPeer, Operator, Origin, Peer, Requirement, Rule
 from l7policy.policydoc import Policy
 from l7policy.reader import Fields, Reader, fields
 from l7policy.verdict import Direction
@@ -68,6 +68,10 @@ class _Section:
     direction: Direction
     deny: bool
     fields: Fields
+
+    @property
+    def action(self) -> Action:
+        return Action.DENY if self.deny else Action.ALLOW
 
 
 _SECTIONS: Final = (
@@ -147,6 +151,7 @@ class _Spec:
             description=reader.text(found["description"], "description") if "description" in found else "",
             file=node.path,
             line=(node if self._part else document.node).line,
+            column=(node if self._part else document.node).column,
         )
 
     def _subject(self, node: Node) -> tuple[Requirement, ...]:
@@ -201,16 +206,16 @@ class _Spec:
             for index, element in enumerate(elements):
                 ports = ciliumports.read(reader, element, section.direction, deny=section.deny)
                 origin = self._origin(element, f"{path}.toPorts[{index}]")
-                yield Rule(section.direction, origin, peers, ports.ports, section.deny, ports.http, ports.dns)
+                yield Rule(section.direction, origin, peers, ports.ports, section.action, ports.http, ports.dns)
         elif peers is not None:
-            yield Rule(section.direction, self._origin(node, path), peers, deny=section.deny)
+            yield Rule(section.direction, self._origin(node, path), peers, action=section.action)
         elif section.deny and not node.fields:
             # An empty element of `ingress` makes the direction default-deny. Here its author means more than that.
             reader.fail(node, f"an empty element of {section.name} denies nothing", "name peers or ports")
 
     def _origin(self, node: Node, path: str) -> Origin:
         rule = f"{self._part}.{path}" if self._part else path
-        return Origin(self._document.title, rule, node.path, node.line)
+        return Origin(self._document.title, rule, node.path, node.line, node.column)
 
     def _peers(self, name: str, node: Node) -> tuple[Peer, ...]:
         make = _PEER_KINDS[name]

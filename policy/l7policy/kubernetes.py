@@ -59,6 +59,7 @@ def policies(reader: Reader, document: Document) -> Iterator[Policy]:
         default_deny_ingress=Direction.INGRESS in types,
         file=document.node.path,
         line=document.node.line,
+        column=document.node.column,
     )
 
 
@@ -105,7 +106,7 @@ def _rule(reader: Reader, document: Document, direction: Direction, node: Node, 
         return None  # A mistake. Never a rule with fewer ports than were written: none would mean all.
     return Rule(
         direction=direction,
-        origin=Origin(document.title, f"{section}[{index}]", node.path, node.line),
+        origin=Origin(document.title, f"{section}[{index}]", node.path, node.line, node.column),
         peers=tuple(dict.fromkeys(peer for peer in peers if peer is not None)) if peer_nodes else None,
         ports=tuple(dict.fromkeys(port for port in ports if port is not None)),
     )

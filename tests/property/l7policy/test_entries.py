@@ -8,6 +8,7 @@ from l7policy.entries import Entry, entries, port_prefixes
 from l7policy.ids import ANY_IDENTITY, IdentityId
 from l7policy.judgement import PolicyVerdict, judge
 from l7policy.model import (
+    Action,
     CidrPeer,
     EndpointPolicy,
     EntityPeer,
@@ -63,7 +64,7 @@ def rules(draw: st.DrawFn) -> Rule:
         Origin(draw(st.sampled_from("abc")), "rule"),
         peers=draw(st.none() | st.lists(PEERS, max_size=2).map(tuple)),
         ports=tuple(draw(st.lists(PORTS, max_size=2))),
-        deny=kind == "deny",
+        action=Action.DENY if kind == "deny" else Action.ALLOW,
         http=(HttpRule(path="/a"),) if kind == "http" else None,
         dns=(FqdnPeer(match_pattern="*"),) if kind == "dns" else None,
     )
@@ -121,7 +122,7 @@ def kernel_of(policy: EndpointPolicy) -> Kernel:
 
 WIDE_DENY = EndpointPolicy(
     (
-        Rule(Direction.EGRESS, Origin("deny", "wide"), peers=(CidrPeer("198.51.100.0/24"),), deny=True),
+        Rule(Direction.EGRESS, Origin("deny", "wide"), peers=(CidrPeer("198.51.100.0/24"),), action=Action.DENY),
         Rule(Direction.EGRESS, Origin("allow", "narrow"), peers=(CidrPeer("198.51.100.7/32"),)),
         Rule(Direction.EGRESS, Origin("allow", "name"), peers=(FqdnPeer(match_pattern="*.example.com."),)),
         Rule(Direction.EGRESS, Origin("allow", "all"), peers=(EntityPeer("all"),)),

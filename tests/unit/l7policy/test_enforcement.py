@@ -8,6 +8,7 @@ from l7policy.enforcement import EndpointRow, Enforcement, FlowPolicy
 from l7policy.http import PatternError
 from l7policy.ids import FIRST_FQDN_IDENTITY, WORLD, EndpointId, IdentityId, PolicyId, Revision
 from l7policy.model import (
+    Action,
     EndpointPolicy,
     EntityPeer,
     FqdnPeer,
@@ -74,7 +75,7 @@ def allow(name: str, *peers: LabelPeer | EntityPeer | FqdnPeer, direction: Direc
 
 
 def deny(name: str, direction: Direction = Direction.EGRESS) -> Rule:
-    return Rule(direction, Origin(name, "deny"), deny=True)
+    return Rule(direction, Origin(name, "deny"), action=Action.DENY)
 
 
 def egress(*rules: Rule) -> EndpointPolicy:

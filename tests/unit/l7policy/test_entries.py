@@ -4,7 +4,7 @@ import pytest
 from l7policy.entries import Entry, entries, port_prefixes
 from l7policy.ids import ANY_IDENTITY, IdentityId
 from l7policy.judgement import PolicyVerdict
-from l7policy.model import EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule
+from l7policy.model import Action, EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule
 from l7policy.verdict import Direction, Protocol
 
 WORLD = frozenset({"reserved:world"})
@@ -25,7 +25,7 @@ def rule(
         Origin(name, "r"),
         peers=peers,
         ports=ports,
-        deny=deny,
+        action=Action.DENY if deny else Action.ALLOW,
         http=(HttpRule(),) if http else None,
         dns=(FqdnPeer(match_pattern="*"),) if dns else None,
     )

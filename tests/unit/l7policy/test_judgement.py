@@ -2,7 +2,7 @@
 import pytest
 
 from l7policy.judgement import Judgement, PolicyVerdict, judge, redirect_precedence
-from l7policy.model import CidrPeer, EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule
+from l7policy.model import Action, CidrPeer, EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule
 from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
@@ -25,7 +25,15 @@ def rule(
     dns: tuple[FqdnPeer, ...] | None = None,
     direction: Direction = EGRESS,
 ) -> Rule:
-    return Rule(direction, Origin(name, "rule"), peers=peers, ports=ports, deny=deny, http=http, dns=dns)
+    return Rule(
+        direction,
+        Origin(name, "rule"),
+        peers=peers,
+        ports=ports,
+        action=Action.DENY if deny else Action.ALLOW,
+        http=http,
+        dns=dns,
+    )
 
 
 def tcp(first: int, last: int | None = None) -> Port:

@@ -4,7 +4,7 @@ import itertools
 import pytest
 
 from l7policy import resolve
-from l7policy.model import CidrPeer, EntityPeer, FqdnPeer, Operator, Origin, Peer, Port, Requirement, Rule
+from l7policy.model import Action, CidrPeer, EntityPeer, FqdnPeer, Operator, Origin, Peer, Port, Requirement, Rule
 from l7policy.policydoc import Policy
 from l7policy.verdict import Direction, Protocol
 
@@ -33,7 +33,9 @@ def policy(
 
 
 def rule(name: str, direction: Direction = Direction.EGRESS, *peers: Peer, deny: bool = False) -> Rule:
-    return Rule(direction, Origin(name, "rule"), peers=peers or None, ports=TCP_80, deny=deny)
+    return Rule(
+        direction, Origin(name, "rule"), peers=peers or None, ports=TCP_80, action=Action.DENY if deny else Action.ALLOW
+    )
 
 
 def test_an_endpoint_that_no_policy_selects_is_not_enforced() -> None:

@@ -2,6 +2,7 @@
 import pytest
 
 from l7policy.model import (
+    Action,
     CidrPeer,
     EntityPeer,
     FqdnPeer,
@@ -33,7 +34,7 @@ LABELS = LabelPeer(
     ("rule", "words"),
     [
         (Rule(EGRESS, HERE), "allow everything to anyone"),
-        (Rule(INGRESS, HERE, peers=(), deny=True), "deny everything from nobody"),
+        (Rule(INGRESS, HERE, peers=(), action=Action.DENY), "deny everything from nobody"),
         (Rule(EGRESS, HERE, peers=(EntityPeer("world"), LabelPeer())), "allow everything to world, any workload"),
         (
             Rule(INGRESS, HERE, peers=(LABELS,)),
