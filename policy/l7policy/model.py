@@ -199,6 +199,8 @@ class Tier(IntEnum):
 
 LAST_PRIORITY = (1 << 22) - 1
 """The weakest priority of a tier: two bits of the kernel's 24 are the tier."""
+PRIORITY_STEP = 1000
+"""Between two priorities as people write them, so that the rules of one policy can be told apart by their order."""
 
 
 class Rule(Frozen, frozen=True):

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from l7policy.judgement import LAST_PORT
 from l7policy.model import (
+    LAST_PRIORITY,
+    PRIORITY_STEP,
     CidrPeer,
     EntityPeer,
     FqdnPeer,
@@ -38,8 +40,8 @@ def describe(rule: Rule) -> str:
         words.append("for names " + (_list(peer.label.removeprefix("fqdn:") for peer in rule.dns) or "none"))
     if rule.server_names is not None and not rule.deny:
         words.append("with TLS for " + (_list(rule.server_names) or "no name"))
-    if rule.tier != Tier.NORMAL or rule.priority:
-        words.append(f"(tier {rule.tier.name.lower()}, priority {rule.priority})")
+    if rule.tier != Tier.NORMAL and rule.priority != LAST_PRIORITY:
+        words.append(f"(tier {rule.tier.name.lower()}, priority {rule.priority // PRIORITY_STEP})")
     return " ".join(words)
 
 

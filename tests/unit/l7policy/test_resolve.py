@@ -1,17 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
 
+import msgspec
 import pytest
 
 from l7policy import resolve
-from l7policy.model import Action, CidrPeer, EntityPeer, FqdnPeer, Operator, Origin, Peer, Port, Requirement, Rule
-from l7policy.policydoc import Policy
+from l7policy.model import (
+    LAST_PRIORITY,
+    Action,
+    CidrPeer,
+    EntityPeer,
+    FqdnPeer,
+    Operator,
+    Origin,
+    Peer,
+    Port,
+    Requirement,
+    Rule,
+    Tier,
+)
+from l7policy.policydoc import Policy, SubjectKind
+from l7policy.resolve import Mode
 from l7policy.verdict import Direction, Protocol
 
 WEB = frozenset({"k8s:app=web"})
 IS_WEB = (Requirement("k8s:app", Operator.IN, ("web",)),)
 IS_DB = (Requirement("k8s:app", Operator.IN, ("db",)),)
 TCP_80 = (Port(Protocol.TCP, 80, 80),)
+
+
+ALLOW_ALL = Rule(Direction.EGRESS, Origin("reserved/allow-all", "egress"), tier=Tier.BASELINE, priority=LAST_PRIORITY)
 
 
 def policy(
@@ -55,7 +73,48 @@ def test_policies_that_do_not_deny_by_default_still_act_and_the_rest_is_allowed(
     resolved = resolve.endpoint_policy([policy("a", rule("a", deny=True))], WEB)
     assert resolved.enforce_egress
     assert not resolved.enforce_ingress
-    assert resolved.rules == (rule("a", deny=True), Rule(Direction.EGRESS, Origin("reserved/allow-all", "egress")))
+    assert resolved.rules == (rule("a", deny=True), ALLOW_ALL)
+
+
+def test_the_baseline_has_its_say_only_where_nothing_denies_by_default() -> None:
+    baseline = msgspec.structs.replace(rule("base", deny=True), tier=Tier.BASELINE)
+    admin = msgspec.structs.replace(rule("admin"), tier=Tier.ADMIN)
+    policies = [policy("base", baseline), policy("admin", admin)]
+    assert resolve.endpoint_policy(policies, WEB).rules == (admin, baseline, ALLOW_ALL)
+    assert resolve.endpoint_policy([*policies, policy("np", egress=True)], WEB).rules == (admin,)
+    # In the other direction only: that is no reason to skip it here.
+    assert baseline in resolve.endpoint_policy([*policies, policy("np", ingress=True)], WEB).rules
+
+
+@pytest.mark.parametrize(
+    ("mode", "policies", "egress", "ingress"),
+    [
+        (Mode.DEFAULT, [], False, False),
+        (Mode.ALWAYS, [], True, True),
+        (Mode.NEVER, [policy("a", rule("a"), egress=True)], False, False),
+        (Mode.ALWAYS, [policy("a", rule("a"))], True, True),
+    ],
+)
+def test_modes_say_whom_policy_is_enforced_for(mode: Mode, policies: list[Policy], egress: bool, ingress: bool) -> None:
+    resolved = resolve.endpoint_policy(policies, WEB, mode=mode)
+    assert (resolved.enforce_egress, resolved.enforce_ingress) == (egress, ingress)
+    assert ALLOW_ALL not in resolved.rules
+    assert resolved.rules or mode != Mode.ALWAYS
+
+
+def test_a_policy_for_nodes_selects_the_node_and_no_workload() -> None:
+    node = frozenset({"reserved:host", "k8s:app=web"})
+    host_policy = msgspec.structs.replace(policy("n", rule("n"), ingress=True), subject_kind=SubjectKind.NODE)
+    other = policy("e", rule("e"), egress=True)
+    assert resolve.endpoint_policy([host_policy, other], node).selected_by == ("n",)
+    assert resolve.endpoint_policy([host_policy, other], WEB).selected_by == ("e",)
+    assert resolve.endpoint_policy([host_policy], node).rules == (rule("n"), ALLOW_ALL)
+    assert not resolve.endpoint_policy([], node, mode=Mode.ALWAYS).enforce_egress
+
+
+def test_an_endpoint_that_is_not_enforced_is_not_audited_either() -> None:
+    assert not resolve.endpoint_policy([], WEB, audit=True).audit
+    assert resolve.endpoint_policy([policy("a", egress=True)], WEB, audit=True).audit
 
 
 def test_the_node_may_reach_its_workloads_where_ingress_is_enforced() -> None:
