@@ -9,6 +9,7 @@ import msgspec
 
 from l7ctl import policyfiles, tables
 from l7ctl.errors import ExitCode, Failure, describe
+from l7ctl.explain import explain_
 from l7ctl.output import changes, count, items, line, output_option, table, value
 from l7ctl.session import Session, pass_session
 from l7observe.columns import printable
@@ -18,7 +19,10 @@ from l7policy.errors import PolicyErrors
 
 @click.group()
 def rules() -> None:
-    """Check, list, compare, load and take back policies."""
+    """Check, explain, test, list, compare, load and take back policies."""
+
+
+rules.add_command(explain_)
 
 
 @rules.command()

@@ -72,6 +72,8 @@ class Cluster:
 
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
+    namespaces: Mapping[str, Labels] = field(default_factory=dict)
+    """What each namespace adds to the labels of the workloads in it."""
     passed_over: tuple[str, ...] = ()
     """What was not read: ``2 Deployment``."""
 
@@ -120,7 +122,7 @@ def read(sources: Sequence[Source], cluster_name: str = "default") -> Cluster:
             continue
         for node in documents:
             _collect(reader, node, found)
-    namespaces = {name: _labels(reader, node) for (_, name), node in found.namespaces.items()}
+    namespaces = {name: namespace_labels(name, _labels(reader, node)) for (_, name), node in found.namespaces.items()}
     endpoints: dict[str, Endpoint] = {}
     for key in sorted(found.pods.keys() | found.cilium.keys()):
         endpoint = _endpoint(reader, key, found, namespaces, cluster_name)
@@ -134,7 +136,15 @@ def read(sources: Sequence[Source], cluster_name: str = "default") -> Cluster:
     }
     if reader.errors:
         raise PolicyErrors(reader.errors)
-    return Cluster(endpoints, services, tuple(f"{count} {kind}" for kind, count in sorted(found.others.items())))
+    passed_over = tuple(f"{count} {kind}" for kind, count in sorted(found.others.items()))
+    return Cluster(endpoints, services, namespaces, passed_over)
+
+
+def namespace_labels(name: str, own: Mapping[str, str]) -> Labels:
+    """What a namespace with these labels adds to those of its workloads. Kubernetes labels each with its name."""
+    return frozenset(
+        f"k8s:{labels.NAMESPACE_LABELS_KEY}{key}={value}" for key, value in {_NAMESPACE_NAME: name, **own}.items()
+    )
 
 
 def _collect(reader: Reader, node: Node, found: _Found) -> None:
@@ -165,7 +175,7 @@ def _endpoint(
     reader: Reader,
     key: tuple[str, str],
     found: _Found,
-    namespaces: Mapping[str, Mapping[str, str]],
+    namespaces: Mapping[str, Labels],
     cluster_name: str,
 ) -> Endpoint | None:
     namespace, name = key
@@ -179,11 +189,10 @@ def _endpoint(
             return replace(endpoint, labels=_HOST, ports=_container_ports(reader, pod))
         account = _text(pod, "spec", "serviceAccountName") or "default"
         own = {f"k8s:{name}={value}" for name, value in _labels(reader, pod).items()}
-        of_namespace = {_NAMESPACE_NAME: namespace, **namespaces.get(namespace, {})}
         endpoint = replace(
             endpoint,
             labels=frozenset(own)
-            | {f"k8s:{labels.NAMESPACE_LABELS_KEY}{name}={value}" for name, value in of_namespace.items()}
+            | (namespaces.get(namespace) or namespace_labels(namespace, {}))
             | {
                 f"{labels.NAMESPACE}={namespace}",
                 f"{CLUSTER}={cluster_name}",

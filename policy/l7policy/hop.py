@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hop: one of the one or two policies that a question has to pass, and what it answers.
+
+The egress policy of the source, if that is a workload, then the ingress policy of the destination. What decides are
+`judgement.judge` and the matchers that the proxies use; there is no second evaluator here.
+
+May not explain. Its failure verdict is the engine's: deny.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l7policy.http import http_rules
+from l7policy.judgement import Judgement, PolicyVerdict, judge
+from l7policy.model import EndpointPolicy, Labels
+from l7policy.names import name_set
+from l7policy.policydoc import Policy
+from l7policy.question import Question
+from l7policy.resolve import cidrs, endpoint_policy, selectors
+from l7policy.selectors import is_workload
+from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
+
+Response = int | str | None
+"""What a refused client is answered: an HTTP status, a DNS code, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A policy, and the other end as it sees it."""
+
+    direction: Direction
+    policy: EndpointPolicy
+    remote: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one hop says."""
+
+    judgement: Judgement
+    allowed: bool
+    reason: Reason
+    response: Response = None
+
+    @property
+    def packets_pass(self) -> bool:
+        """Whether there is a connection at all, on which something can be refused."""
+        return self.judgement.verdict != PolicyVerdict.DENY
+
+
+def hops(policies: Sequence[Policy], question: Question) -> tuple[Hop, ...]:
+    """The policies that have a say: none of them for traffic between two ends outside."""
+    known, names = cidrs(policies), selectors(policies)
+    source = question.source.identity(known, names)
+    destination = question.destination.identity(known, names)
+    return tuple(
+        Hop(direction, endpoint_policy(policies, own), remote)
+        for direction, own, remote in (
+            (Direction.EGRESS, source, destination),
+            (Direction.INGRESS, destination, source),
+        )
+        if is_workload(own)
+    )
+
+
+def answer(hop: Hop, question: Question, protocol: Protocol) -> Answer:
+    """What the hop says for one protocol of the question."""
+    judgement = judge(hop.policy, hop.direction, hop.remote, protocol, question.port)
+    if judgement.verdict == PolicyVerdict.DENY:
+        return Answer(judgement, False, judgement.reason)
+    if judgement.proxy == ProxyKind.HTTP:
+        return _http(judgement, question)
+    if judgement.proxy == ProxyKind.DNS:
+        return _dns(judgement, question)
+    return Answer(judgement, True, Reason.NONE)
+
+
+def _http(judgement: Judgement, question: Question) -> Answer:
+    if question.dns is not None or question.sni is not None:
+        # A TLS ClientHello, or a DNS message with its length, is no HTTP: the proxy closes the connection.
+        return Answer(judgement, False, Reason.HTTP_MALFORMED)
+    request = question.http
+    if request is None:
+        return Answer(judgement, True, Reason.NONE)
+    if request.malformed:
+        return Answer(judgement, False, Reason.HTTP_MALFORMED, 400)
+    if judgement.http is None or http_rules(judgement.http).match(*request.fields):
+        return Answer(judgement, True, Reason.NONE)
+    return Answer(judgement, False, Reason.HTTP_DENIED, 403)
+
+
+def _dns(judgement: Judgement, question: Question) -> Answer:
+    if question.http is not None or question.sni is not None:
+        return Answer(judgement, False, Reason.DNS_MALFORMED)
+    if question.dns is None or judgement.dns is None or name_set(judgement.dns).matches(question.dns):
+        return Answer(judgement, True, Reason.NONE)
+    return Answer(judgement, False, Reason.DNS_DENIED, "REFUSED")
+
+
+def passes(hop: Hop, question: Question) -> bool:
+    """Whether everything that is asked passes this hop."""
+    return all(answer(hop, question, protocol).allowed for protocol in question.protocols)
