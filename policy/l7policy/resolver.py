@@ -4,7 +4,7 @@
 `resolve.endpoint_policy` and `entries.entries` say what is right for one endpoint and one identity. This module only
 decides whom to ask again:
 
-    endpoints with equal labels are one group      a policy that changes concerns the groups its subject selects
+    endpoints that are alike are one group         a policy that changes concerns the groups its subject selects
     groups with equal policies share one table     entries are per table, however many endpoints there are
     a table knows which peers select an identity   an identity that changes concerns the tables that mention its labels
     identities met by the same rules share entries    and most are met by none: they have no entries of their own, since
@@ -25,9 +25,9 @@ import msgspec
 
 from l7policy.entries import Entry, entries
 from l7policy.ids import ANY_IDENTITY, EndpointId, IdentityId
-from l7policy.model import Action, EndpointPolicy, EntityPeer, Labels, Peer, Requirement, Rule
+from l7policy.model import Action, EndpointPolicy, EntityPeer, Labels, NamedPort, Peer, Requirement, Rule
 from l7policy.policydoc import Policy
-from l7policy.resolve import endpoint_policy
+from l7policy.resolve import Mode, endpoint_policy
 from l7policy.selectorcache import SelectorCache, peer_cache, subject_cache
 
 PolicyKey = tuple[str, str, str]
@@ -102,11 +102,26 @@ def keyed(policies: Iterable[Policy]) -> dict[PolicyKey, Policy]:
     return {policy_key(policy): policy for policy in policies}
 
 
-@dataclass(slots=True, eq=False)
-class _Group:
-    """Endpoints with the same labels."""
+def _names_ports(policy: Policy) -> bool:
+    return any(port.name for rule in policy.rules for port in rule.ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """All of an endpoint that its policy depends on."""
 
     labels: Labels
+    ports: tuple[NamedPort, ...] | None = None
+    """Its own names of ports; None: those of its labels."""
+    audit: bool = False
+    """What is denied passes, and is recorded."""
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Endpoints that no policy tells apart."""
+
+    workload: Workload
     number: int
     endpoints: set[EndpointId] = field(default_factory=set)
     policies: set[PolicyKey] = field(default_factory=set)
@@ -185,11 +200,13 @@ def _chosen(rules: tuple[Rule, ...], bits: int) -> Iterator[Rule]:
 class Resolver:
     """What all policies mean for all endpoints and identities, kept up to date."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: Mode = Mode.DEFAULT) -> None:
+        self._mode = mode
+        self._ports: dict[Labels, tuple[NamedPort, ...]] = {}
         self._policies: dict[PolicyKey, Policy] = {}
         self._subjects: SelectorCache[tuple[Requirement, ...], int] = subject_cache()
         self._by_subject: dict[tuple[Requirement, ...], set[PolicyKey]] = {}
-        self._groups: dict[Labels, _Group] = {}
+        self._groups: dict[Workload, _Group] = {}
         self._groups_by_number: dict[int, _Group] = {}
         self._next_group = 0
         self._endpoints: dict[EndpointId, _Group] = {}
@@ -231,16 +248,21 @@ class Resolver:
     def update(
         self,
         policies: Mapping[PolicyKey, Policy | None] | None = None,
-        endpoints: Mapping[EndpointId, Labels | None] | None = None,
+        endpoints: Mapping[EndpointId, Workload | None] | None = None,
         identities: Mapping[IdentityId, Labels | None] | None = None,
+        ports: Mapping[Labels, tuple[NamedPort, ...] | None] | None = None,
     ) -> Delta:
-        """Takes over what changed; None: it is gone. What is not named stays as it is."""
+        """Takes over what changed; None: it is gone. What is not named stays as it is.
+
+        `ports` are the named ports of workloads anywhere, by their labels.
+        """
         rows: dict[tuple[Digest, IdentityId], Row] = {}
         moved: dict[EndpointId, EndpointPolicy | None] = {}
         stale: dict[int, _Group] = {}
         joined: dict[EndpointId, EndpointPolicy | None] = {}
         self._update_identities(identities or {}, rows)
         self._update_policies(policies or {}, stale)
+        self._update_ports(ports or {}, stale)
         self._update_endpoints(endpoints or {}, stale, moved, joined)
         came: dict[Digest, _Table] = {}
         left: set[Digest] = set()
@@ -302,44 +324,63 @@ class Resolver:
                 # Only now: the same subject is still selecting, and need not look for its groups again.
                 self._subjects.release(before.subject)
 
+    def _update_ports(self, ports: Mapping[Labels, tuple[NamedPort, ...] | None], stale: dict[int, _Group]) -> None:
+        changed = {labels: named for labels, named in ports.items() if self._ports.get(labels) != named}
+        for labels, named in changed.items():
+            if named is None:
+                del self._ports[labels]
+            else:
+                self._ports[labels] = named
+        if changed:
+            naming = {key for key, policy in self._policies.items() if _names_ports(policy)}
+            stale.update((number, group) for number, group in self._groups_by_number.items() if group.policies & naming)
+
     def _update_endpoints(
         self,
-        endpoints: Mapping[EndpointId, Labels | None],
+        endpoints: Mapping[EndpointId, Workload | None],
         stale: dict[int, _Group],
         moved: dict[EndpointId, EndpointPolicy | None],
         joined: dict[EndpointId, EndpointPolicy | None],
     ) -> None:
-        for endpoint, labels in endpoints.items():
+        for endpoint, workload in endpoints.items():
             before = self._endpoints.get(endpoint)
-            if before is not None and before.labels == labels:
+            if before is not None and before.workload == workload:
                 continue
             if before is not None:
                 before.endpoints.remove(endpoint)
                 stale[before.number] = before
                 del self._endpoints[endpoint]
-            if labels is None:
+            if workload is None:
                 if before is not None:
                     moved[endpoint] = None
                 continue
-            group = self._groups.get(labels)
+            group = self._groups.get(workload)
             if group is None:
-                group = self._group(labels)
+                group = self._group(workload)
                 stale[group.number] = group
             group.endpoints.add(endpoint)
             self._endpoints[endpoint] = group
             joined[endpoint] = None if before is None else before.policy
 
-    def _group(self, labels: Labels) -> _Group:
+    def _group(self, workload: Workload) -> _Group:
         self._next_group += 1
-        group = self._groups[labels] = self._groups_by_number[self._next_group] = _Group(labels, self._next_group)
-        gained, _ = self._subjects.update({group.number: labels})
+        group = self._groups[workload] = self._groups_by_number[self._next_group] = _Group(workload, self._next_group)
+        gained, _ = self._subjects.update({group.number: workload.labels})
         for subject, _ in gained:
             group.policies |= self._by_subject[subject]
         return group
 
     def _resolve(self, group: _Group, came: dict[Digest, _Table], left: set[Digest]) -> bool:
         """Finds a group's policy and table. Returns whether the policy is another."""
-        policy = endpoint_policy([self._policies[key] for key in group.policies], group.labels)
+        workload = group.workload
+        policy = endpoint_policy(
+            [self._policies[key] for key in group.policies],
+            workload.labels,
+            mode=self._mode,
+            audit=workload.audit,
+            own_ports=workload.ports,
+            cluster_ports=self._ports,
+        )
         if policy == group.policy:
             return False
         digest = policy.digest
@@ -358,7 +399,7 @@ class Resolver:
 
     def _forget(self, group: _Group, left: set[Digest]) -> None:
         self._subjects.update({group.number: None})
-        del self._groups[group.labels], self._groups_by_number[group.number]
+        del self._groups[group.workload], self._groups_by_number[group.number]
         if group.policy is not None:
             self._leave(group, left)
 

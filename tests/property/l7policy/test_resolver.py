@@ -21,6 +21,7 @@ from l7policy.model import (
     HttpRule,
     LabelPeer,
     Labels,
+    NamedPort,
     NodePeer,
     Operator,
     Origin,
@@ -32,7 +33,7 @@ from l7policy.model import (
 )
 from l7policy.policydoc import Policy
 from l7policy.resolve import endpoint_policy
-from l7policy.resolver import Delta, PolicyKey, Resolver, keyed, policy_key
+from l7policy.resolver import Delta, PolicyKey, Resolver, Workload, keyed, policy_key
 from l7policy.selectors import matches_any
 from l7policy.verdict import Direction, Protocol
 
@@ -88,7 +89,9 @@ def rules(draw: st.DrawFn, policy: str, index: int) -> Rule:
         draw(st.sampled_from(Direction)),
         Origin(policy, f"rule[{index}]", "file", draw(st.integers(1, 2))),
         peers=draw(st.none() | st.lists(PEERS, max_size=2).map(tuple)),
-        ports=draw(st.sampled_from([(), (Port(Protocol.TCP, 80, 80),), (Port(Protocol.TCP, 80, 90),)])),
+        ports=draw(
+            st.sampled_from([(), (Port(Protocol.TCP, 80, 80),), (Port(Protocol.TCP, 80, 90),), (Port(name="web"),)])
+        ),
         action=draw(st.sampled_from(Action)) if kind == "plain" else Action.ALLOW,
         http=(HttpRule(path="/a"),) if kind == "http" else None,
     )
@@ -109,7 +112,15 @@ def documents(draw: st.DrawFn) -> Policy:
 
 
 POLICIES = st.lists(documents(), max_size=2)
-ENDPOINTS = st.dictionaries(st.integers(1, 4).map(EndpointId), st.none() | WORKLOADS, max_size=2)
+NAMED = st.lists(
+    st.sampled_from([NamedPort("web", Protocol.TCP, 80), NamedPort("web", Protocol.TCP, 81)]), max_size=1
+).map(tuple)
+ENDPOINTS = st.dictionaries(
+    st.integers(1, 4).map(EndpointId),
+    st.none() | st.builds(Workload, WORKLOADS, st.none() | NAMED, st.booleans()),
+    max_size=2,
+)
+PORTS = st.dictionaries(WORKLOADS, st.none() | NAMED, max_size=2)
 IDENTITIES = st.dictionaries(st.integers(256, 261).map(IdentityId), st.none() | LABELS, max_size=3)
 
 Kernel = dict[tuple[bytes, int, int, int, int, int], Entry]
@@ -124,7 +135,8 @@ class Changing(RuleBasedStateMachine):
         super().__init__()
         self.resolver = Resolver()
         self.policies: dict[PolicyKey, Policy] = {}
-        self.endpoints: dict[EndpointId, Labels] = {}
+        self.endpoints: dict[EndpointId, Workload] = {}
+        self.ports: dict[Labels, tuple[NamedPort, ...]] = {}
         self.identities: dict[IdentityId, Labels] = {}
         self.kernel: Kernel = {}
         """What a consumer of the deltas has written."""
@@ -160,9 +172,9 @@ class Changing(RuleBasedStateMachine):
         self.apply(policies={key: None})
 
     @rule(endpoints=ENDPOINTS)
-    def endpoints_change(self, endpoints: dict[EndpointId, Labels | None]) -> None:
-        for endpoint, labels in endpoints.items():
-            _put(self.endpoints, endpoint, labels)
+    def endpoints_change(self, endpoints: dict[EndpointId, Workload | None]) -> None:
+        for endpoint, workload in endpoints.items():
+            _put(self.endpoints, endpoint, workload)
         self.apply(endpoints=endpoints)
 
     @rule(identities=IDENTITIES)
@@ -171,11 +183,17 @@ class Changing(RuleBasedStateMachine):
             _put(self.identities, identity, labels)
         self.apply(identities=identities)
 
+    @rule(ports=PORTS)
+    def ports_change(self, ports: dict[Labels, tuple[NamedPort, ...] | None]) -> None:
+        for labels, named in ports.items():
+            _put(self.ports, labels, named)
+        self.apply(ports=ports)
+
     @rule(policies=POLICIES, endpoints=ENDPOINTS, identities=IDENTITIES)
     def everything_changes_and_is_taken_back(
         self,
         policies: list[Policy],
-        endpoints: dict[EndpointId, Labels | None],
+        endpoints: dict[EndpointId, Workload | None],
         identities: dict[IdentityId, Labels | None],
     ) -> None:
         before = dict(self.kernel), dict(self.assigned), set(self.tables)
@@ -191,24 +209,34 @@ class Changing(RuleBasedStateMachine):
     def everything_changes_at_once(
         self,
         policies: list[Policy],
-        endpoints: dict[EndpointId, Labels | None],
+        endpoints: dict[EndpointId, Workload | None],
         identities: dict[IdentityId, Labels | None],
     ) -> None:
         self.policies |= keyed(policies)
-        for endpoint, labels in endpoints.items():
-            _put(self.endpoints, endpoint, labels)
+        for endpoint, workload in endpoints.items():
+            _put(self.endpoints, endpoint, workload)
         for identity, labels in identities.items():
             _put(self.identities, identity, labels)
         self.apply(policies=keyed(policies), endpoints=endpoints, identities=identities)
 
     @rule()
     def nothing_changes(self) -> None:
-        assert self.apply(policies=self.policies, endpoints=self.endpoints, identities=self.identities).empty
+        same = self.apply(
+            policies=self.policies, endpoints=self.endpoints, identities=self.identities, ports=self.ports
+        )
+        assert same.empty
 
     @invariant()
     def delta_is_rebuild(self) -> None:
         assigned = {
-            endpoint: endpoint_policy(self.policies.values(), labels) for endpoint, labels in self.endpoints.items()
+            endpoint: endpoint_policy(
+                self.policies.values(),
+                workload.labels,
+                audit=workload.audit,
+                own_ports=workload.ports,
+                cluster_ports=self.ports,
+            )
+            for endpoint, workload in self.endpoints.items()
         }
         kernel = {
             place(policy.digest, entry): entry

@@ -57,7 +57,7 @@ def test_members_are_what_the_selector_selects(steps: list[tuple[str, object]]) 
         for selector in in_use:
             assert cache.members(selector) == {t for t, labels in things.items() if selects(selector, labels)}
     assert len(cache) == len(set(in_use))
-    for selector in list(in_use):
+    for selector in in_use:
         cache.release(selector)
     cache.update(dict.fromkeys(things))
     assert not cache._anchored
