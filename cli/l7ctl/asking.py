@@ -18,6 +18,7 @@ from l7observe.columns import printable
 from l7policy import cluster, documents, question
 from l7policy.cluster import Cluster, Endpoint
 from l7policy.errors import PolicyError, PolicyErrors
+from l7policy.hop import Setting
 from l7policy.policydoc import Policy, Source
 from l7policy.question import QuestionError, Side
 
@@ -30,6 +31,11 @@ class Known:
     cluster: Cluster
     learnt: tuple[tuple[str, str], ...] = ()
     """Name and address, as the daemon has learnt them."""
+
+    @property
+    def setting(self) -> Setting:
+        """What besides the policies decides."""
+        return Setting(ports=self.cluster.ports)
 
     def side(self, text: str) -> Side:
         """One end of a question. Raises QuestionError."""

@@ -69,7 +69,7 @@ def explain_(
         known = asking.known(session, files, clusters)
         http = None if request is None else judged(question.request(request, host, headers))
         asked = question.ask(known.side(source), known.side(destination), port, http=http, dns=dns, sni=sni)
-    answer = explain(known.policies, asked)
+    answer = explain(known.policies, asked, known.setting)
     if output == "json":
         value(plain(answer), "json")
     else:

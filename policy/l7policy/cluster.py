@@ -17,26 +17,18 @@ from typing import Final
 from l7policy import labels, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.labels import LabelError
-from l7policy.model import Labels
+from l7policy.model import Labels, NamedPort
 from l7policy.policydoc import Source
 from l7policy.reader import Reader
+from l7policy.selectors import HOST_LABEL, is_node
 from l7policy.verdict import Protocol
 from l7policy.yamltree import Kind, Node
 
 CLUSTER: Final = "k8s:io.cilium.k8s.policy.cluster"
 SERVICE_ACCOUNT: Final = "k8s:io.cilium.k8s.policy.serviceaccount"
 _NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
-_HOST: Final[Labels] = frozenset({"reserved:host"})
+_HOST: Final[Labels] = frozenset({HOST_LABEL})
 _PROTOCOLS: Final = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
-
-
-@dataclass(frozen=True, slots=True)
-class NamedPort:
-    """A port that a workload gave a name."""
-
-    name: str
-    protocol: Protocol
-    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +69,19 @@ class Cluster:
     passed_over: tuple[str, ...] = ()
     """What was not read: ``2 Deployment``."""
 
+    @property
+    def ports(self) -> dict[Labels, tuple[NamedPort, ...]]:
+        """The named ports of every workload, by its labels."""
+        found: dict[Labels, tuple[NamedPort, ...]] = {}
+        for endpoint in self.endpoints.values():
+            if endpoint.ports:
+                found[endpoint.labels] = tuple(dict.fromkeys((*found.get(endpoint.labels, ()), *endpoint.ports)))
+        return found
+
     def at(self, address: str) -> Endpoint | None:
         """The workload or node that has the address; a workload's own comes first."""
         found = [endpoint for endpoint in self.endpoints.values() if address in endpoint.addresses]
-        return min(found, key=lambda endpoint: endpoint.labels == _HOST, default=None)
+        return min(found, key=lambda endpoint: is_node(endpoint.labels), default=None)
 
     def service_at(self, address: str) -> Service | None:
         """The service that has the address."""
@@ -129,7 +130,8 @@ def read(sources: Sequence[Source], cluster_name: str = "default") -> Cluster:
         if endpoint is not None:
             endpoints[endpoint.name] = endpoint
     for (_, name), node in sorted(found.nodes.items()):
-        endpoints[f"node/{name}"] = Endpoint(f"node/{name}", _HOST, _node_addresses(reader, node))
+        own = {f"k8s:{key}={value}" for key, value in _labels(reader, node).items()}
+        endpoints[f"node/{name}"] = Endpoint(f"node/{name}", _HOST | own, _node_addresses(reader, node))
     services = {
         f"{namespace}/{name}": _service(reader, namespace, name, node, endpoints)
         for (namespace, name), node in sorted(found.services.items())

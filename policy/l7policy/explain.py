@@ -11,13 +11,14 @@ from typing import Any, Final
 import msgspec
 
 from l7policy import nearest
-from l7policy.hop import Answer, Hop, Response, answer, hops
+from l7policy.hop import DEFAULT, Answer, Hop, Response, Setting, answer, hops
 from l7policy.http import http_rules
 from l7policy.judgement import PolicyVerdict, judge
-from l7policy.model import Frozen, Origin, Rule
+from l7policy.model import Action, Frozen, Origin, Rule
 from l7policy.names import name_set
 from l7policy.policydoc import Policy
 from l7policy.question import Question
+from l7policy.sni import server_names
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
 
 _INDEX: Final = re.compile(r"(?:ingress|egress)(?:Deny)?\[([0-9]+)\]")
@@ -79,17 +80,17 @@ def plain(explanation: Explanation) -> dict[str, Any]:
     return found
 
 
-def explain(policies: Sequence[Policy], question: Question) -> Explanation:
+def explain(policies: Sequence[Policy], question: Question, setting: Setting = DEFAULT) -> Explanation:
     """The answer to the question under these policies."""
-    found = hops(policies, question)
+    found = hops(policies, question, setting)
     judged = [[(hop, answer(hop, question, protocol)) for hop in found] for protocol in question.protocols]
     # Of several protocols, the one that fares worst.
     worst = min(range(len(judged)), key=lambda index: _merit([reply for _, reply in judged[index]]))
     protocol, steps = question.protocols[worst], judged[worst]
-    # Packets meet every policy before the proxy sees the first byte.
-    refused = next((reply for _, reply in steps if not reply.packets_pass), None) or next(
-        (reply for _, reply in steps if not reply.allowed), None
-    )
+    # Packets meet every policy before the proxy sees the first byte. What is only recorded comes last.
+    refusing = [reply for _, reply in steps if not reply.allowed]
+    refused = min(refusing, key=lambda reply: (reply.audited, reply.packets_pass), default=None)
+    allowed = refused is None or refused.audited
     sides = {
         hop.direction: _side(hop, reply, question, protocol)
         for hop, reply in steps
@@ -98,11 +99,11 @@ def explain(policies: Sequence[Policy], question: Question) -> Explanation:
     egress = sides.get(Direction.EGRESS) or _silent(found, Direction.EGRESS, protocol)
     ingress = sides.get(Direction.INGRESS) or _silent(found, Direction.INGRESS, protocol)
     return Explanation(
-        allowed=refused is None,
+        allowed=allowed,
         verdict=_verdict([reply for _, reply in steps]).name,
         egress=egress,
         ingress=ingress,
-        l7=Layer7(refused is None, refused.response if refused is not None else None),
+        l7=Layer7(allowed, None if allowed or refused is None else refused.response),
         reason=(refused.reason if refused is not None else Reason.NONE).name,
         matched=(*egress.matched, *ingress.matched),
         selected_by=tuple(dict.fromkeys((*egress.selected_by, *ingress.selected_by))),
@@ -113,13 +114,15 @@ def explain(policies: Sequence[Policy], question: Question) -> Explanation:
 def _merit(replies: Iterable[Answer]) -> int:
     found = list(replies)
     if all(reply.allowed for reply in found):
+        return 3
+    if all(reply.allowed or reply.audited for reply in found):
         return 2
     return 1 if all(reply.packets_pass for reply in found) else 0
 
 
 def _verdict(replies: Sequence[Answer]) -> Verdict:
     if not all(reply.allowed for reply in replies):
-        return Verdict.DROPPED
+        return Verdict.AUDIT if all(reply.allowed or reply.audited for reply in replies) else Verdict.DROPPED
     redirected = any(reply.judgement.verdict == PolicyVerdict.REDIRECT for reply in replies)
     return Verdict.REDIRECTED if redirected else Verdict.FORWARDED
 
@@ -134,7 +137,7 @@ def _side(hop: Hop, reply: Answer, question: Question, protocol: Protocol) -> Si
     judgement = reply.judgement
     return Side(
         enforced=True,
-        allowed=reply.allowed,
+        allowed=reply.allowed or reply.audited,
         verdict=_verdict([reply]).name,
         protocol=protocol.name,
         proxy=judgement.proxy.name.lower(),
@@ -159,6 +162,8 @@ def _fits(rule: Rule, question: Question) -> bool:
         return question.http is None or http_rules(rule.http).match(*question.http.fields)
     if rule.dns is not None:
         return question.dns is None or name_set(rule.dns).matches(question.dns)
+    if rule.server_names is not None:
+        return question.sni is None or server_names(rule.server_names).matches(question.sni)
     return True
 
 
@@ -171,7 +176,7 @@ def _voiding(hop: Hop, question: Question, protocol: Protocol) -> tuple[Origin, 
 
 def effectless(rule: Rule) -> bool:
     """Whether the rule allows without looking into what flows."""
-    return not rule.deny and rule.http is None and rule.dns is None
+    return rule.action == Action.ALLOW and rule.http is None and rule.dns is None and rule.server_names is None
 
 
 def _matched(origin: Origin, direction: Direction) -> Matched:

@@ -90,6 +90,9 @@ def _changes(hop: Hop, question: Question, places: Mapping[str, Policy]) -> Iter
         case Reason.DNS_DENIED if question.dns is not None:
             name = question.dns
             changes = itertools.chain.from_iterable(relax.dns(rule, name) for rule in limiting)
+        case Reason.SNI_DENIED if question.sni:
+            server = question.sni
+            changes = itertools.chain.from_iterable(relax.server_names(rule, server) for rule in limiting)
     for change in changes:
         yield change.cost, _State(_replaced(hop, change), (change.text,))
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from l7policy import labels, names, resolve, scalars
-from l7policy.cluster import CLUSTER, Cluster, NamedPort, namespace_labels
+from l7policy.cluster import CLUSTER, Cluster, namespace_labels
 from l7policy.errors import did_you_mean
 from l7policy.labels import LabelError
-from l7policy.model import FqdnPeer, Labels
+from l7policy.model import FqdnPeer, Labels, NamedPort
 from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, WORLD_LABEL
 from l7policy.verdict import Protocol
 
@@ -247,11 +247,11 @@ def port(text: str, destination: Side) -> tuple[tuple[Protocol, ...], int]:
             None,
         )
         if named is None:
-            known = ", ".join(f"{one.name}={one.number}/{one.protocol.name}" for one in destination.ports)
+            known = ", ".join(f"{one.name}={one.port}/{one.protocol.name}" for one in destination.ports)
             raise QuestionError(
                 f"{destination.text} has no port named {number!r}" + (f"; it has {known}" if known else "")
             )
-        return (named.protocol,), named.number
+        return (named.protocol,), named.port
     try:
         return (_EITHER if protocol == Protocol.ANY else (protocol,)), scalars.port_number(number)
     except ValueError as error:

@@ -11,10 +11,11 @@ from typing import Final
 
 import msgspec
 
-from l7policy import labels
+from l7policy import labels, sni
 from l7policy.cluster import CLUSTER, SERVICE_ACCOUNT
 from l7policy.http import HttpRules, pattern
 from l7policy.model import (
+    Action,
     CidrPeer,
     EntityPeer,
     FqdnPeer,
@@ -76,7 +77,7 @@ def ports_text(question: Question) -> str:
 
 def cover(rule: Rule, remote: Labels, question: Question) -> Iterator[Change]:
     """Ways to make an allow rule cover a flow that it does not."""
-    if rule.deny or not rule.origin.file:
+    if rule.action != Action.ALLOW or not rule.origin.file:
         return
     if rule.ports and matches_any(rule.peers, remote):
         after = msgspec.structs.replace(rule, ports=(*rule.ports, *ports(question)))
@@ -203,3 +204,14 @@ def dns(rule: Rule, name: str) -> Iterator[Change]:
     after = msgspec.structs.replace(rule, dns=(*(rule.dns or ()), peer))
     text = f"add matchName: {name.rstrip('.')} to rules.dns of {place(rule.origin)}"
     yield Change(_NAME, text, rule, after)
+
+
+def server_names(rule: Rule, name: str) -> Iterator[Change]:
+    """One TLS server name more."""
+    try:
+        checked = sni.check(name)
+    except ValueError:
+        return  # No pattern can stand for it.
+    if "*" not in checked:
+        after = msgspec.structs.replace(rule, server_names=(*(rule.server_names or ()), checked))
+        yield Change(_NAME, f"add {checked} to serverNames of {place(rule.origin)}", rule, after)

@@ -4,8 +4,8 @@
 import pytest
 
 from l7policy import cluster
-from l7policy.cluster import NamedPort
 from l7policy.errors import PolicyErrors
+from l7policy.model import NamedPort
 from l7policy.policydoc import Source
 from l7policy.verdict import Protocol
 
@@ -43,7 +43,7 @@ metadata:
 NODE = """\
 apiVersion: v1
 kind: Node
-metadata: {name: n1}
+metadata: {name: n1, labels: {zone: a}}
 status:
   addresses:
     - {type: InternalIP, address: 192.0.2.1}
@@ -129,7 +129,8 @@ def test_a_cilium_endpoint_is_enough() -> None:
 def test_a_node_and_a_pod_on_its_network_are_the_host() -> None:
     host_pod = POD.replace("spec:\n", "spec:\n  hostNetwork: true\n").replace("web-1", "agent")
     found = read(NODE, host_pod)
-    assert found.endpoints["node/n1"].labels == found.endpoints["shop/agent"].labels == {"reserved:host"}
+    assert found.endpoints["node/n1"].labels == {"reserved:host", "k8s:zone=a"}
+    assert found.endpoints["shop/agent"].labels == {"reserved:host"}
     assert found.at("192.0.2.1") == found.endpoints["node/n1"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from l7policy import documents, question
 from l7policy.cluster import Cluster
 from l7policy.explain import Explanation, explain, plain
+from l7policy.hop import Setting
 from l7policy.policydoc import Source
 
 EGRESS = """\
@@ -164,6 +165,16 @@ def test_of_several_limiting_rules_the_one_that_lets_the_request_pass_is_told() 
 def test_a_rule_that_voids_limits_is_named_for_what_it_lets_pass() -> None:
     found = ask("app=web", "app=api", "80", VOID, http="DELETE /")
     assert (found.verdict, [one.policy for one in found.egress.matched]) == ("REDIRECTED", ["default/wide"])
+
+
+def test_in_audit_mode_what_is_refused_passes_and_is_told_with_its_reason() -> None:
+    policies = documents.load([Source("0.yaml", EGRESS)])
+    sides = question.side("app=web", Cluster()), question.side("app=api", Cluster())
+    asked = question.ask(*sides, "80", http=question.request("POST /a"))
+    found = explain(policies, asked, Setting(audit=True))
+    assert (found.allowed, found.verdict, found.reason) == (True, "AUDIT", "HTTP_DENIED")
+    assert (found.egress.allowed, found.egress.verdict, found.l7.allowed) == (True, "AUDIT", True)
+    assert found.nearest is not None
 
 
 def test_the_nodes_own_way_in_is_a_rule_without_a_place() -> None:

@@ -4,8 +4,8 @@
 import pytest
 
 from l7policy import question
-from l7policy.cluster import Cluster, Endpoint, NamedPort, Service
-from l7policy.model import FqdnPeer
+from l7policy.cluster import Cluster, Endpoint, Service
+from l7policy.model import FqdnPeer, NamedPort
 from l7policy.question import HttpRequest, QuestionError, Side
 from l7policy.verdict import Protocol
 

@@ -60,6 +60,13 @@ def test_one_http_rule_more_is_always_tried_and_is_literal() -> None:
     ]
 
 
+def test_one_server_name_more_is_tried_if_it_is_one() -> None:
+    rule = Rule(Direction.EGRESS, ORIGIN, server_names=("a.example",))
+    (change,) = relax.server_names(rule, "B.example")
+    assert change.after.server_names == ("a.example", "b.example")
+    assert list(relax.server_names(rule, "b.example.")) == []
+
+
 def test_one_name_more_is_tried() -> None:
     (change,) = relax.dns(Rule(Direction.EGRESS, ORIGIN, dns=()), "A.example")
     assert change.after.dns == (FqdnPeer(match_name="a.example."),)
