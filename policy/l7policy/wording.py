@@ -33,7 +33,7 @@ def describe(rule: Rule) -> str:
     """A rule in one line for people: ``allow TCP 80 to k8s:app=web with HTTP GET /public``."""
     words = [rule.action.value, _list(map(_port, rule.ports)) or "everything"]
     words.append("to" if rule.direction == Direction.EGRESS else "from")
-    words.append("anyone" if rule.peers is None else _list(map(_peer, rule.peers)) or "nobody")
+    words.append("anyone" if rule.peers is None else _list(map(describe_peer, rule.peers)) or "nobody")
     if rule.http is not None and not rule.deny:
         words.append("with HTTP " + (_list(map(_http, rule.http)) or "nothing"))
     if rule.dns is not None and not rule.deny:
@@ -59,7 +59,8 @@ def _port(port: Port) -> str:
     return f"{word} {port.first}" if port.first == port.last else f"{word} {port.first}-{port.last}"
 
 
-def _peer(peer: Peer) -> str:
+def describe_peer(peer: Peer) -> str:
+    """A peer in words: ``k8s:app=web``, ``192.0.2.0/24 except 192.0.2.1/32``."""
     match peer:
         case LabelPeer():
             return " and ".join(map(_requirement, peer.requirements)) or "any workload"
