@@ -118,7 +118,7 @@ class Cluster:
 
 
 def cluster(policies: int, identities: int) -> Cluster:
-    """The cluster of so many policies and identities."""
+    """The cluster. Prefixes count among the identities, unless there are more of them than pods."""
     numbered = {
         HOST: frozenset({"reserved:host"}),
         WORLD: frozenset({"reserved:world"}),
@@ -127,8 +127,7 @@ def cluster(policies: int, identities: int) -> Cluster:
     for namespace in range(namespaces(policies)):
         labels = frozenset({"reserved:world", f"cidr:2001:db8:{namespace:x}::/48"})
         numbered[IdentityId(1000 + namespace)] = labels
-    # Pods are numbered so that their count and the others' make up the whole; the first of them run on this node.
-    pods = max(identities - len(numbered), 0)
+    pods = identities - len(numbered) if identities > 2 * len(numbered) else identities
     numbered |= {IdentityId((1 << 20) + number): pod_labels(number, policies) for number in range(pods)}
     here = min(PODS_OF_THE_NODE, pods)
     endpoints = {EndpointId(index + 1): pod_labels(index * 7919 % pods, policies) for index in range(here)}

@@ -16,7 +16,7 @@ from typing import Final
 from l7agent import endpoints as declarations
 from l7agent import history, workload
 from l7agent.auditing import Auditing
-from l7agent.compilation import Compiled, compile_all
+from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
 from l7agent.datapath import Datapath
 from l7agent.endpoints import Conflict, Declared, Endpoint, EndpointError, Endpoints
@@ -65,6 +65,7 @@ class Agent:
         self.endpoints = Endpoints(state / "endpoints.json")
         self.history = History(state / "revisions")
         self.identities = Identities(state / "identities.json")
+        self.compiler = Compiler(self.identities)
         self.audit = AuditLog(
             Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
         )
@@ -201,12 +202,14 @@ class Agent:
     async def _bring_into_force(self, policies: tuple[Policy, ...]) -> int:
         """The one way anything changes. Returns how many endpoints got other rules. Raises ReloadFailed."""
         try:
-            compiled = compile_all(policies, self.endpoints, self._node_addresses, self.identities)
+            compiled = self.compiler.compile(policies, self.endpoints, self._node_addresses)
         except IdentitiesExhausted as error:
             raise ReloadFailed(str(error)) from error
         before = dict(self.compiled.endpoint_policies) if self.compiled else {}
         self._revision += 1
-        self.snapshot = await transact(compiled, self._revision, self.endpoints, self.kernel, self.supervisor)
+        self.snapshot = await transact(
+            compiled, self._revision, self.endpoints, self.compiler, self.kernel, self.supervisor
+        )
         self.compiled = compiled
         self.auditing.learn(compiled.origins, self.snapshot.policies)
         self._remember(lambda: self.identities.retain(set(compiled.identities)))

@@ -159,14 +159,17 @@ class SelectorCache(Generic[Selector, Thing]):
         candidates: Iterable[Thing] = self._labels
         options = [frozenset({term}) for term in needs.every] + list(needs.one_of)
         if options:
-            # The rarest condition is the anchor: fewest things are asked now, and the fewest later, too.
-            sets = [
+            found = [
                 [self._with_label[label] for term in option for label in self._standing_for(term)] for option in options
             ]
-            sizes = [(sum(map(len, found)), min(options[index]), index) for index, found in enumerate(sets)]
-            rarest = min(sizes)[2]
-            candidates = set().union(*sets[rarest])
-            selection.anchors = tuple(options[rarest])
+            # The rarest condition is the anchor: fewest things are asked now, and the fewest later, too.
+            by_size = sorted((sum(map(len, sets)), min(options[index]), index) for index, sets in enumerate(found))
+            first, *others = (found[index] for _, _, index in by_size)
+            narrowed: set[Thing] = set().union(*first)
+            for sets in others:
+                narrowed = narrowed & sets[0] if len(sets) == 1 else narrowed.intersection(set().union(*sets))
+            candidates = narrowed
+            selection.anchors = tuple(options[by_size[0][2]])
         for anchor in selection.anchors:
             self._anchored.setdefault(anchor, {})[selector] = selection
         if not options:
@@ -228,6 +231,8 @@ class SelectorCache(Generic[Selector, Thing]):
 
     def _meeting(self, labels: Labels) -> dict[Selector, _Selection[Selector, Thing]]:
         """The selectors whose necessary conditions are met."""
+        if not self._selections:
+            return {}
         carried = terms(labels)
         met = dict(self._unanchored)
         for term in carried:
