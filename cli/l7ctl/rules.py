@@ -12,6 +12,7 @@ from l7ctl.check import check
 from l7ctl.errors import Failure
 from l7ctl.explain import explain_
 from l7ctl.output import changes, count, items, line, output_option, table, value
+from l7ctl.policytest import test
 from l7ctl.session import Session, pass_session
 
 
@@ -22,6 +23,7 @@ def rules() -> None:
 
 rules.add_command(check)
 rules.add_command(explain_)
+rules.add_command(test)
 
 
 @rules.command("list")
