@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 
-from l7ctl import policyfiles, tables
-from l7ctl.asking import plain
+from l7ctl import tables
 from l7ctl.check import check
-from l7ctl.errors import Failure
 from l7ctl.explain import explain_
-from l7ctl.output import changes, count, items, line, output_option, table, value
+from l7ctl.output import changes, count, items, line, output_option, value
+from l7ctl.policydiff import diff
 from l7ctl.policytest import test
 from l7ctl.session import Session, pass_session
 
@@ -24,6 +23,7 @@ def rules() -> None:
 rules.add_command(check)
 rules.add_command(explain_)
 rules.add_command(test)
+rules.add_command(diff)
 
 
 @rules.command("list")
@@ -38,40 +38,6 @@ def list_(session: Session, output: str) -> None:
       l7ctl rules list -o json | jq '.[] | select(.endpoints == 0)'
     """
     items(tables.POLICIES, session.client.get("/rules")["policies"], output)
-
-
-@rules.command()
-@click.argument("files", metavar="[FILE|DIR|-]…", nargs=-1)
-@output_option(("table", "json", "yaml"))
-@pass_session
-def diff(session: Session, files: tuple[str, ...], output: str) -> None:
-    """Show what loading files would change; nothing is loaded.
-
-    Without a file, the daemon's policy directory. The files stand for all policies: what is in force and not in
-    them would be removed.
-
-    \b
-    Examples:
-      l7ctl rules diff
-      l7ctl rules diff new-policies/
-    """
-    sources = None
-    if files:
-        read = policyfiles.read(files)
-        if read.problems:
-            raise Failure("some files cannot be read", problems=map(plain, read.problems))
-        sources = [{"path": source.path, "text": source.text} for source in read.sources]
-    answer = session.client.post("/rules/diff", {"sources": sources})
-    if output != "table":
-        value(answer, output)
-        return
-    if not any(answer.get(key) for key in ("added", "removed", "modified", "endpoints")):
-        line("nothing would change")
-        return
-    changes(answer)
-    if answer.get("endpoints"):
-        line("\nEndpoints whose verdicts would change")
-        table(tables.AFFECTED, answer["endpoints"], indent=2)
 
 
 @rules.command()

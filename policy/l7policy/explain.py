@@ -80,8 +80,10 @@ def plain(explanation: Explanation) -> dict[str, Any]:
     return found
 
 
-def explain(policies: Sequence[Policy], question: Question, setting: Setting = DEFAULT) -> Explanation:
-    """The answer to the question under these policies."""
+def explain(
+    policies: Sequence[Policy], question: Question, setting: Setting = DEFAULT, *, propose: bool = True
+) -> Explanation:
+    """The answer to the question under these policies. Without `propose`, nothing is tried against a deny."""
     found = hops(policies, question, setting)
     judged = [[(hop, answer(hop, question, protocol)) for hop in found] for protocol in question.protocols]
     # Of several protocols, the one that fares worst.
@@ -107,7 +109,7 @@ def explain(policies: Sequence[Policy], question: Question, setting: Setting = D
         reason=(refused.reason if refused is not None else Reason.NONE).name,
         matched=(*egress.matched, *ingress.matched),
         selected_by=tuple(dict.fromkeys((*egress.selected_by, *ingress.selected_by))),
-        nearest=None if refused is None else nearest.nearest(policies, found, question) or None,
+        nearest=None if refused is None or not propose else nearest.nearest(policies, found, question) or None,
     )
 
 

@@ -79,28 +79,3 @@ def test_rollback_asks_for_a_revision_or_the_one_before(
 
 def test_rollback_takes_only_numbers(l7ctl: Run) -> None:
     assert l7ctl("rules", "rollback", "latest").exit_code == 2
-
-
-def test_diff_of_the_policy_directory_sends_no_files(l7ctl: Run, agent: Any) -> None:
-    result = l7ctl("rules", "diff")
-    assert agent.asked == [("POST /v1/rules/diff", {"sources": None})]
-    lines = result.stdout.splitlines()
-    assert lines[0] == "  + default/new"
-    assert lines[-1].split() == ["web", "egress", "any", "default/new"]
-
-
-def test_diff_of_files_sends_their_text(l7ctl: Run, agent: Any, good: Path) -> None:
-    l7ctl("rules", "diff", str(good))
-    assert agent.asked[0][1] == {"sources": [{"path": str(good), "text": GOOD}]}
-
-
-def test_diff_of_an_unreadable_file_sends_nothing(l7ctl: Run, agent: Any) -> None:
-    result = l7ctl("rules", "diff", "/no/such.yaml")
-    assert result.exit_code == 1
-    assert "/no/such.yaml: cannot be read" in result.stderr
-    assert agent.asked == []
-
-
-def test_diff_without_a_difference_says_so(l7ctl: Run, agent: Any) -> None:
-    agent.answers["POST /v1/rules/diff"] = {"added": [], "removed": [], "modified": [], "endpoints": []}
-    assert l7ctl("rules", "diff").stdout == "nothing would change\n"
