@@ -120,7 +120,7 @@ class Agent:
 
     async def _restore(self, newest: Kept) -> bool:
         try:
-            policies = documents.load(history.sources_of(newest))
+            policies = documents.load_enforced(history.sources_of(newest))
         except PolicyErrors as error:
             _log.error("the kept rules of revision %d are not valid any more: %s", newest.revision, error)
             return False
@@ -167,7 +167,7 @@ class Agent:
 
     def compare(self, sources: tuple[Source, ...] | None) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
         """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
-        policies = documents.load(sources if sources is not None else self.read_policy_files())
+        policies = documents.load_enforced(sources if sources is not None else self.read_policy_files())
         workloads = {endpoint.declared.name: endpoint.labels for endpoint in self.endpoints}
         return (
             changes.compare(self._policies, policies),
@@ -180,7 +180,7 @@ class Agent:
 
     async def _use(self, sources: tuple[Source, ...], note: str) -> Change:
         began = time.monotonic()
-        policies = documents.load(sources)
+        policies = documents.load_enforced(sources)
         async with self._change:
             difference = changes.compare(self._policies, policies)
             unchanged = self.history.active is not None and history.sources_of(self.history.active) == sources

@@ -111,8 +111,10 @@ LABELS = LabelPeer(
                     ),
                 ),
             ),
-            "allow everything to anyone with HTTP any method any path X-Token: secret ns/token or REPLACE"
-            " X-Team: shop or LOG",
+            (
+                "allow everything to anyone with HTTP any method any path X-Token: secret ns/token or REPLACE"
+                " X-Team: shop or LOG"
+            ),
         ),
     ],
 )
