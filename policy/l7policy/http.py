@@ -15,7 +15,8 @@ from typing import Final
 
 import re2
 
-from l7policy.model import HttpRule
+from l7policy.headers import REFUSED, Condition, Review, Secrets, condition, joined, no_secrets, review
+from l7policy.model import HttpRule, Mismatch
 
 _MEMORY: Final = 1 << 20
 """Bytes one expression may use, compiled and while matching. RE2's own default is 8 MiB for each."""
@@ -25,8 +26,7 @@ _REMEMBERED_LENGTH: Final = 512
 
 _META: Final = frozenset("\\.^$*+?()[]{}|")
 
-Fields = tuple[tuple[bytes, bytes | None], ...]
-"""Header requirements of a rule: lower-case name, and the value or None for mere presence."""
+Conditions = tuple[Condition, ...]
 
 
 class PatternError(ValueError):
@@ -75,21 +75,23 @@ def pattern(text: str) -> Pattern:
 class _Compiled:
     """One rule. A field that the rule leaves out is None and matches everything."""
 
-    __slots__ = ("fields", "host", "method", "path")
+    __slots__ = ("actions", "conditions", "host", "method", "path", "required")
 
-    def __init__(self, rule: HttpRule) -> None:
+    def __init__(self, rule: HttpRule, secrets: Secrets) -> None:
         self.method = pattern(rule.method) if rule.method else None
         self.path = pattern(rule.path) if rule.path else None
         self.host = pattern(rule.host) if rule.host else None
-        self.fields: Fields = tuple(
-            (match.name.lower().encode(), None if match.value is None else match.value.encode())
-            for match in rule.headers
-        )
+        conditions = tuple(condition(match, secrets) for match in rule.headers)
+        self.conditions: Conditions | None = None if None in conditions else tuple(filter(None, conditions))
+        """None: the rule never matches."""
+        self.required = tuple(one for one in self.conditions or () if one.mismatch == Mismatch.FAIL)
+        self.actions = len(self.required) < len(self.conditions or ())
 
     def matches_line(self, method: bytes, path: bytes, host: bytes) -> bool:
         """Whether everything but the headers matches."""
         return (
-            (self.method is None or self.method.matches(method))
+            self.conditions is not None
+            and (self.method is None or self.method.matches(method))
             and (self.path is None or self.path.matches(path))
             and (self.host is None or self.host.matches(host))
         )
@@ -98,17 +100,16 @@ class _Compiled:
 class HttpRules:
     """A list of rules, compiled. A request passes when one of them matches it; an empty list lets nothing pass."""
 
-    __slots__ = ("_compiled", "rules")
+    __slots__ = ("_compiled", "edits", "rules")
 
-    def __init__(self, rules: Iterable[HttpRule]) -> None:
+    def __init__(self, rules: Iterable[HttpRule], secrets: Secrets = no_secrets) -> None:
         self.rules = tuple(rules)
-        self._compiled = tuple(_Compiled(rule) for rule in self.rules)
+        self._compiled = tuple(_Compiled(rule, secrets) for rule in self.rules)
+        self.edits = any(rule.actions for rule in self._compiled)
+        """Whether a request that passes may have to be changed: then ask `review`, and not `match` alone."""
 
     def match(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether a request may pass. `path` includes the query, `host` the port if one was sent.
-
-        Several values of one header count as one value, joined by commas without spaces, as in Envoy.
-        """
+        """Whether a request may pass. `path` includes the query, `host` the port if one was sent."""
         if len(method) + len(path) + len(host) > _REMEMBERED_LENGTH:
             needed = self._needed(method, path, host)
         else:
@@ -117,34 +118,37 @@ class HttpRules:
             return False
         if () in needed:
             return True
-        sent = _joined(headers)
-        return any(
-            all(name in sent and (value is None or sent[name] == value) for name, value in fields) for fields in needed
-        )
+        sent = joined(headers)
+        return any(all(one.holds(sent) for one in conditions) for conditions in needed)
 
-    def _needed(self, method: bytes, path: bytes, host: bytes) -> tuple[Fields, ...]:
-        """The header requirements of each rule that matches otherwise; one of them must be met."""
-        needed: list[Fields] = []
+    def review(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Review:
+        """Whether a request may pass, and what is to be done about its headers. Asks every rule: as in Cilium, each
+        one that matches has its say."""
+        sent = joined(headers)
+        matching = [
+            rule.conditions
+            for rule in self._compiled
+            if rule.conditions is not None
+            and rule.matches_line(method, path, host)
+            and all(one.holds(sent) for one in rule.required)
+        ]
+        return review(matching, sent) if matching else REFUSED
+
+    def _needed(self, method: bytes, path: bytes, host: bytes) -> tuple[Conditions, ...]:
+        """The header conditions of each rule that matches otherwise; those of one of them must be met."""
+        needed: list[Conditions] = []
         for rule in self._compiled:
             if rule.matches_line(method, path, host):
-                if not rule.fields:
+                if not rule.required:
                     return ((),)
-                needed.append(rule.fields)
+                needed.append(rule.required)
         return tuple(needed)
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
-def _remembered(rules: HttpRules, method: bytes, path: bytes, host: bytes) -> tuple[Fields, ...]:
+def _remembered(rules: HttpRules, method: bytes, path: bytes, host: bytes) -> tuple[Conditions, ...]:
     """One memory for all rule lists of the process, so that its size is known."""
     return rules._needed(method, path, host)  # noqa: SLF001  same module
-
-
-def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    sent: dict[bytes, bytes] = {}
-    for name, value in headers:
-        key = name.lower()
-        sent[key] = sent[key] + b"," + value if key in sent else value
-    return sent
 
 
 @functools.lru_cache(maxsize=1024)
