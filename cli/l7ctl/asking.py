@@ -86,9 +86,9 @@ def sources(names: Sequence[str]) -> tuple[Source, ...]:
     return read.sources
 
 
-def read_cluster(names: Sequence[str]) -> Cluster:
-    """A cluster from files and directories. Raises PolicyErrors."""
-    found = cluster.read(sources(names))
+def read_cluster(given: Sequence[Source]) -> Cluster:
+    """A cluster from texts. Raises PolicyErrors."""
+    found = cluster.read(given)
     if found.passed_over:
         click.echo(f"l7ctl: passed over in --cluster: {', '.join(found.passed_over)}", err=True)
     return found
@@ -96,11 +96,12 @@ def read_cluster(names: Sequence[str]) -> Cluster:
 
 def known(session: Session, files: Sequence[str], clusters: Sequence[str]) -> Known:
     """Policies and cluster from files; what is not given, from the daemon. Raises PolicyErrors."""
+    given = sources(clusters)
+    offline = read_cluster(given)
     if files:
-        return Known(documents.load(sources(files)), read_cluster(clusters))
+        return Known(documents.load(sources(files), given), offline)
     answer = session.client.get("/rules/sources")
-    policies = documents.load([Source(one["path"], one["text"]) for one in answer["sources"]])
-    offline = read_cluster(clusters)
+    policies = documents.load([Source(one["path"], one["text"]) for one in answer["sources"]], given)
     endpoints = {
         one["name"]: Endpoint(one["name"], frozenset(one["labels"]), tuple(one["addresses"]))
         for one in session.client.get("/endpoints")

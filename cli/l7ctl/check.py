@@ -60,12 +60,13 @@ def check(
       kubectl get cnp web -o yaml | l7ctl rules check -
     """
     with asking.usage():
-        cluster = asking.read_cluster(clusters) if clusters else None
+        given = asking.sources(clusters)
+        cluster = asking.read_cluster(given) if clusters else None
     read = policyfiles.read(files or [session.config.policies])
     problems = list(read.problems)
     policies: Sequence[Policy] = ()
     try:
-        policies = documents.load(read.sources)
+        policies = documents.load(read.sources, given)
     except PolicyErrors as error:
         problems.extend(error.errors)
     checked = Checked(read, policies, problems, lint(read.sources, policies, cluster))

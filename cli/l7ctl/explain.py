@@ -18,7 +18,7 @@ from l7policy import question
 from l7policy.explain import Explanation, Matched, Side, explain, plain
 from l7policy.hop import Response
 from l7policy.question import HttpRequest, Question
-from l7policy.verdict import Reason
+from l7policy.verdict import Reason, Verdict
 from l7proxy import request_path
 
 
@@ -111,9 +111,11 @@ def _show_side(name: str, whose: str, side: Side) -> None:
     if not side.enforced:
         line(f"  {name:8} not enforced: no policy limits the {name} of {printable(whose)}")
         return
-    word = styled(side.verdict, "green" if side.allowed else "red")
-    proxy = f" to the {side.proxy.upper()} proxy" if side.proxy != "none" else ""
-    line(f"  {name:8} {word}{proxy} ({side.protocol})")
+    word, proxy = side.verdict, ""
+    if side.proxy != "none":
+        word = Verdict.REDIRECTED.name
+        proxy = f" to the {side.proxy.upper()} proxy" + ("" if side.reason == Reason.NONE.name else ", which refuses")
+    line(f"  {name:8} {styled(word, 'green' if side.allowed else 'red')}{proxy} ({side.protocol})")
     for matched in side.matched:
         line(f"    by     {_rule(matched)}")
     if not side.matched:

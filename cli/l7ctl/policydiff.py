@@ -99,8 +99,9 @@ def _with_daemon(session: Session, files: Sequence[str], output: str) -> None:
 
 def _offline(old: str, new: str, log: Path | None, clusters: Sequence[str], output: str) -> tuple[Difference, ...]:
     with asking.usage():
-        before, after = (documents.load(asking.sources([name])) for name in (old, new))
-        cluster = asking.read_cluster(clusters)
+        given = asking.sources(clusters)
+        before, after = (documents.load(asking.sources([name]), given) for name in (old, new))
+        cluster = asking.read_cluster(given)
         questions = (
             _questions(log)
             if log is not None

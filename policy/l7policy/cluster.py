@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from l7policy import labels, yamltree
+from l7policy.envelope import OBJECTS
 from l7policy.errors import PolicyErrors
 from l7policy.labels import LabelError
 from l7policy.model import Labels, NamedPort
@@ -160,7 +161,8 @@ def _collect(reader: Reader, node: Node, found: _Found) -> None:
         return
     table = found.of(kind, version)
     if table is None:
-        found.others[kind] += 1
+        if kind not in OBJECTS:  # Those are what policies refer to: `l7policy.objects` reads them.
+            found.others[kind] += 1
         return
     name = _text(node, "metadata", "name")
     if not name:

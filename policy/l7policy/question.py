@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from l7policy import labels, names, resolve, scalars
+from l7policy import icmp, labels, names, resolve, scalars
 from l7policy.cluster import CLUSTER, Cluster, namespace_labels
 from l7policy.errors import did_you_mean
 from l7policy.labels import LabelError
@@ -30,50 +30,9 @@ _EITHER: Final = (Protocol.TCP, Protocol.UDP)
 """What protocol ANY asks about. Both must pass: a question must not sound better than the worse of its answers."""
 
 _ICMP: Final = {
-    "echoreply": 0,
-    "destinationunreachable": 3,
-    "redirect": 5,
-    "echo": 8,
-    "echorequest": 8,
-    "routeradvertisement": 9,
-    "routerselection": 10,
-    "timeexceeded": 11,
-    "parameterproblem": 12,
-    "timestamp": 13,
-    "timestampreply": 14,
-    "photuris": 40,
-    "extendedechorequest": 42,
-    "extendedechoreply": 43,
+    protocol: {name.lower(): number for name, number in known.items()} for protocol, known in icmp.TYPES.items()
 }
-_ICMPV6: Final = {
-    "destinationunreachable": 1,
-    "packettoobig": 2,
-    "timeexceeded": 3,
-    "parameterproblem": 4,
-    "echorequest": 128,
-    "echoreply": 129,
-    "multicastlistenerquery": 130,
-    "multicastlistenerreport": 131,
-    "multicastlistenerdone": 132,
-    "routersolicitation": 133,
-    "routeradvertisement": 134,
-    "neighborsolicitation": 135,
-    "neighboradvertisement": 136,
-    "redirectmessage": 137,
-    "routerrenumbering": 138,
-    "icmpnodeinformationquery": 139,
-    "icmpnodeinformationresponse": 140,
-    "inverseneighbordiscoverysolicitation": 141,
-    "inverseneighbordiscoveryadvertisement": 142,
-    "homeagentaddressdiscoveryrequest": 144,
-    "homeagentaddressdiscoveryreply": 145,
-    "mobileprefixsolicitation": 146,
-    "mobileprefixadvertisement": 147,
-    "duplicateaddressrequestcodesuffix": 157,
-    "duplicateaddressconfirmationcodesuffix": 158,
-    "extendedechorequest": 160,
-    "extendedechoreply": 161,
-}
+"""Cilium's names without case and hyphens: ``echo-request``."""
 _TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 
 
@@ -259,17 +218,18 @@ def port(text: str, destination: Side) -> tuple[tuple[Protocol, ...], int]:
 
 
 def _icmp(kind: str, what: str) -> tuple[tuple[Protocol, ...], int]:
-    families = {"icmp": (Protocol.ICMP, _ICMP), "icmpv6": (Protocol.ICMPV6, _ICMPV6)}
-    if kind.lower() not in families:
+    protocol = next((one for one in _ICMP if one.name.lower() == kind.lower()), None)
+    if protocol is None:
         raise QuestionError(f"{kind[:40]!r} is not icmp or icmpv6")
-    protocol, known = families[kind.lower()]
     if what.isdecimal() and what.isascii():
         if int(what) > 255:
             raise QuestionError(f"{what[:40]} is no message type: a number from 0 to 255")
         return (protocol,), int(what)
-    number = known.get(what.replace("-", "").replace("_", "").lower())
+    number = _ICMP[protocol].get(what.replace("-", "").replace("_", "").lower())
     if number is None:
-        raise QuestionError(f"unknown message type {what[:40]!r} of {kind.lower()}; {did_you_mean(what, known)}")
+        raise QuestionError(
+            f"unknown message type {what[:40]!r} of {kind.lower()}; {did_you_mean(what, _ICMP[protocol])}"
+        )
     return (protocol,), number
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from l7policy import capability
 from l7policy.cluster import Cluster
 from l7policy.findings import Finding, finding_at
 from l7policy.judgement import ANYTHING, PortKey, level, port_keys
@@ -41,6 +42,7 @@ def warnings(policies: Sequence[Policy], cluster: Cluster | None = None) -> Iter
     yield from _voided(placed)
     yield from _shadowed(placed)
     yield from _without_dns(policies)
+    yield from _not_enforced(policies)
     if cluster is not None and cluster.endpoints:
         yield from _select_nothing(policies, cluster)
 
@@ -200,6 +202,12 @@ def _without_dns(policies: Sequence[Policy]) -> Iterator[Finding]:
                 message,
                 f"toFQDNs does not allow the question: add a rule to the resolver, port 53, with rules.dns for {text}",
             )
+
+
+def _not_enforced(policies: Sequence[Policy]) -> Iterator[Finding]:
+    for error in capability.unsupported(policies):
+        place = Origin("", "", error.path, error.line, error.column)
+        yield finding_at("not-enforced", place, error.message, error.hint)
 
 
 def _select_nothing(policies: Sequence[Policy], cluster: Cluster) -> Iterator[Finding]:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of l7policy.explain: the whole answer, for one policy of each kind."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from l7policy import documents, question
-from l7policy.cluster import Cluster
+from l7policy.cluster import Cluster, Endpoint
 from l7policy.explain import Explanation, explain, plain
 from l7policy.hop import Setting
+from l7policy.model import NamedPort
 from l7policy.policydoc import Source
+from l7policy.verdict import Protocol
 
 EGRESS = """\
 apiVersion: cilium.io/v2
@@ -175,6 +178,70 @@ def test_in_audit_mode_what_is_refused_passes_and_is_told_with_its_reason() -> N
     assert (found.allowed, found.verdict, found.reason) == (True, "AUDIT", "HTTP_DENIED")
     assert (found.egress.allowed, found.egress.verdict, found.l7.allowed) == (True, "AUDIT", True)
     assert found.nearest is not None
+
+
+FULL = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: full}
+spec:
+  endpointSelector: {matchLabels: {app: full}}
+  egress:
+    - toCIDR: [192.0.2.0/24]
+      toPorts:
+        - ports: [{port: "443", protocol: TCP}]
+          serverNames: ["*.example.com"]
+    - toEntities: [world]
+      icmps: [{fields: [{type: EchoRequest, family: IPv6}]}]
+"""
+ADMIN = """\
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: guard}
+spec:
+  priority: 10
+  subject: {namespaces: {}}
+  egress:
+    - {name: pass-some, action: Pass, to: [{networks: [192.0.2.0/25]}]}
+    - {name: deny-all, action: Deny, to: [{networks: [0.0.0.0/0]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "destination", "port", "parts", "verdict", "reason", "nearest"),
+    [
+        (FULL, "192.0.2.1", "443", {"sni": "A.example.com"}, "REDIRECTED", "NONE", None),
+        (FULL, "192.0.2.1", "443", {"sni": "b.test"}, "DROPPED", "SNI_DENIED", "add b.test to serverNames of"),
+        (FULL, "192.0.2.1", "443", {"sni": ""}, "DROPPED", "SNI_DENIED", None),
+        (FULL, "2001:db8::1", "icmpv6:echo-request", {}, "FORWARDED", "NONE", None),
+        (FULL, "2001:db8::1", "icmp:echo-request", {}, "DROPPED", "POLICY_DENIED", "add icmps icmp:8 to default/full"),
+        (FULL + "---\n" + ADMIN, "192.0.2.1", "443", {"sni": "a.example.com"}, "REDIRECTED", "NONE", None),
+        (FULL + "---\n" + ADMIN, "192.0.2.200", "443", {}, "DROPPED", "POLICY_DENY", "remove or narrow the deny rule"),
+    ],
+)
+def test_the_whole_vocabulary_is_explained(
+    more: str,
+    destination: str,
+    port: str,
+    parts: dict[str, str],
+    verdict: str,
+    reason: str,
+    nearest: str | None,
+) -> None:
+    found = ask("app=full", destination, port, more, **parts)
+    assert (found.verdict, found.reason, found.l7.response) == (verdict, reason, None)
+    assert found.nearest is None if nearest is None else (found.nearest or "").startswith(nearest)
+
+
+def test_a_named_port_is_the_destinations() -> None:
+    text = VOID.replace('"80"', "http")
+    pod = Endpoint("default/api", frozenset({"k8s:app=api"}), (), (NamedPort("http", Protocol.TCP, 8080),))
+    labels = pod.labels | {"k8s:io.kubernetes.pod.namespace=default"}
+    cluster = Cluster({pod.name: replace(pod, labels=labels)})
+    sides = question.side("app=web", cluster), question.side("default/api", cluster)
+    policies = documents.load([Source("0.yaml", text)])
+    for port, allowed in (("8080", True), ("80", False), ("http", True)):
+        assert explain(policies, question.ask(*sides, port), Setting(ports=cluster.ports)).allowed is allowed
 
 
 def test_the_nodes_own_way_in_is_a_rule_without_a_place() -> None:

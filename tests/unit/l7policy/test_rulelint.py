@@ -99,3 +99,9 @@ def test_selectors_that_match_no_pod_are_told_when_the_pods_are_known() -> None:
         ("0.yaml", 1, "selects-nothing"),
         ("0.yaml", 7, "selects-nothing"),
     ]
+
+
+def test_what_the_daemon_would_refuse_is_told() -> None:
+    assert found(policy('toPorts: [{ports: [{port: "443", protocol: TCP}], serverNames: [a.example]}]')) == [
+        ("0.yaml", 7, "not-enforced")
+    ]
