@@ -166,7 +166,7 @@ def sources(agent: Agent) -> View:
     """The texts that the rules in force were read from."""
     active = agent.history.active
     return {
-        "revision": active.revision if active else 0,
+        "revision": agent.snapshot.revision if agent.snapshot else 0,
         "sources": [{"path": path, "text": text} for path, text in active.sources] if active else [],
     }
 

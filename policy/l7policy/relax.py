@@ -177,6 +177,10 @@ def _match(old: HttpRule, request: HttpRequest) -> tuple[HttpRule, int, list[str
             kept.append(header)
             continue
         cost += _FIELD
+        if header.secret is not None:
+            secret = f"{header.secret.namespace}/{header.secret.name}"
+            words.append(f"do not ask for the header {header.name} (the secret {secret} is not known here)")
+            continue
         wanted = header.name + ("" if header.value is None else f": {header.value}")
         words.append(f'send the header "{wanted}", or do not ask for it')
     return msgspec.structs.replace(new, headers=tuple(kept)), cost, words

@@ -3,7 +3,18 @@
 
 from l7policy import question, relax
 from l7policy.cluster import Cluster
-from l7policy.model import CidrPeer, EntityPeer, FqdnPeer, HttpRule, LabelPeer, Origin, Port, Rule
+from l7policy.model import (
+    CidrPeer,
+    EntityPeer,
+    FqdnPeer,
+    HeaderMatch,
+    HttpRule,
+    LabelPeer,
+    Origin,
+    Port,
+    Rule,
+    Secret,
+)
 from l7policy.verdict import Direction, Protocol
 
 ORIGIN = Origin("default/web", "egress[0]", "web.yaml", 7)
@@ -58,6 +69,15 @@ def test_one_http_rule_more_is_always_tried_and_is_literal() -> None:
         (HttpRule(host="a|b"),),
         (HttpRule(host="a"), HttpRule(method="GET", path=r"/x\.y\?z")),
     ]
+
+
+def test_a_header_is_to_be_sent_but_for_a_secret_that_is_not_known() -> None:
+    given = (HeaderMatch("X", "1"), HeaderMatch("Y", secret=Secret("ns", "token")), HeaderMatch("Z"))
+    rule = Rule(Direction.EGRESS, ORIGIN, http=(HttpRule(headers=given),))
+    change = next(relax.http(rule, question.request("GET /", "", ["Z: 2"])))
+    assert change.after.http == (HttpRule(headers=(HeaderMatch("Z"),)),)
+    assert 'send the header "X: 1", or do not ask for it' in change.text
+    assert "do not ask for the header Y (the secret ns/token is not known here)" in change.text
 
 
 def test_one_server_name_more_is_tried_if_it_is_one() -> None:
