@@ -207,6 +207,9 @@ def _endpoint(
         )
     if cilium is not None:
         given = _cilium_labels(reader, cilium)
+        if not given and pod is None:
+            # Without labels it would pass for somebody outside.
+            reader.fail(cilium, f"CiliumEndpoint {namespace}/{name} has no status.identity.labels", "give its Pod, too")
         addresses = tuple(
             address
             for pair in _items(reader, cilium, "status", "networking", "addressing")

@@ -169,6 +169,10 @@ def test_lists_are_unpacked_and_other_kinds_passed_over_but_counted() -> None:
         (POD.replace("UDP", "IPX"), "c.yaml:14:54: port dns: the protocol is none of TCP, UDP and SCTP"),
         (POD.replace("  name: web-1\n", ""), "c.yaml:4:3: this Pod has no metadata.name"),
         (POD + "---\n" + POD, "c.yaml:22:1: Pod shop/web-1 is there twice; first at c.yaml:1"),
+        (
+            "apiVersion: cilium.io/v2\nkind: CiliumEndpoint\nmetadata: {name: a}\n",
+            "c.yaml:1:1: CiliumEndpoint default/a has no status.identity.labels",
+        ),
         ("spec: {}\n", "c.yaml:1:1: no apiVersion and kind: this is not a Kubernetes object"),
         ("a: [\n", "c.yaml:2:1: not YAML"),
         (
