@@ -18,7 +18,7 @@ demo: setup ## Enforce policy on live workloads in a lab of network namespaces, 
 
 test: lint ## The whole test suite, after lint
 	@echo "test: unit and property tests" >&2
-	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/property $(wildcard tests/test_*.py)
+	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/property tests/oracle tests/fuzz $(wildcard tests/test_*.py)
 	@echo "test: datapath and integration tests, on this kernel" >&2
 	@$(BIN)/python -m pytest -q tests/bpf tests/integration
 

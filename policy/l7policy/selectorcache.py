@@ -10,6 +10,7 @@ a new kind of selector costs time and never a wrong answer.
 This module may not know rules or policies. Its failure verdict: a selector without an index is asked about everybody.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -46,17 +47,17 @@ class Needs:
 
 def terms(labels: Labels) -> Terms:
     """Every term that the labels answer to."""
-    found: set[str] = set()
-    for label in labels:
-        key, equals, _ = label.partition("=")
-        full = label if equals else f"{label}="
-        found.add(key)
-        found.add(full)
-        source, _, rest = full.partition(":")
-        if source not in SYNTHETIC_SOURCES:
-            found.add(f"any:{key.partition(':')[2]}")
-            found.add(f"any:{rest}")
-    return frozenset(found)
+    return frozenset().union(*map(_terms_of, labels))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _terms_of(label: str) -> Terms:
+    key, equals, _ = label.partition("=")
+    full = label if equals else f"{label}="
+    source, _, rest = full.partition(":")
+    if source in SYNTHETIC_SOURCES:
+        return frozenset({key, full})
+    return frozenset({key, full, f"any:{key.partition(':')[2]}", f"any:{rest}"})
 
 
 def needs_of_requirements(requirements: Iterable[Requirement]) -> Needs:
