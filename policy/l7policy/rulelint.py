@@ -5,6 +5,7 @@ Works on loaded policies. Where two policies are compared without a cluster, onl
 the same endpoints; a warning must be right, a missing one costs nothing.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from l7policy import capability
 from l7policy.cluster import Cluster
 from l7policy.findings import Finding, finding_at
 from l7policy.judgement import ANYTHING, PortKey, level, port_keys
-from l7policy.model import Action, CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Origin, Peer, Rule
+from l7policy.model import Action, CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Origin, Peer, Requirement, Rule
 from l7policy.names import name_set
 from l7policy.policydoc import Policy, SubjectKind
 from l7policy.prefixes import network
@@ -24,8 +25,11 @@ from l7policy.verdict import Direction
 from l7policy.wording import describe_peer
 
 _Key = tuple[Direction, int, PortKey]
+_Subject = tuple[SubjectKind, frozenset[Requirement]]
 _MOST_COMPARED: Final = 64
-"""Rules of one direction, level and port that are compared with each other."""
+"""Rules alike that are compared with one other, so that thousands of policies do not take minutes."""
+_MOST_CONDITIONS: Final = 6
+"""Of a subject whose parts are looked up one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +91,18 @@ def _voided(placed: Iterable[_Placed]) -> Iterator[Finding]:
 
 
 def _shadowed(placed: Sequence[_Placed]) -> Iterator[Finding]:
-    by_direction: dict[tuple[Direction, str], list[_Placed]] = defaultdict(list)
+    wide: dict[tuple[Direction, _Subject], list[_Placed]] = defaultdict(list)
     for one in placed:
-        by_direction[one.rule.direction, one.policy.namespace].append(one)
-    everywhere = {direction: by_direction.get((direction, ""), []) for direction in Direction}
-    for (direction, namespace), group in by_direction.items():
-        others = group if not namespace else [*group, *everywhere[direction]]
-        wide = [other for other in others if other.rule.action == Action.DENY or _plain(other.rule)]
-        for one in group:
-            found = next((other for other in wide if other is not one and _shadows(other, one)), None)
-            if found is None:
-                continue
+        if one.rule.action == Action.DENY or _plain(one.rule):
+            wide[one.rule.direction, _subject(one.policy)].append(one)
+    for one in placed:
+        others = (
+            other
+            for subject in _wider(one.policy)
+            for other in wide.get((one.rule.direction, subject), ())[:_MOST_COMPARED]
+        )
+        found = next((other for other in others if other is not one and _shadows(other, one)), None)
+        if found is not None:
             does = "denies" if found.rule.action == Action.DENY else "allows"
             yield finding_at(
                 "shadowed-rule",
@@ -105,6 +110,21 @@ def _shadowed(placed: Sequence[_Placed]) -> Iterator[Finding]:
                 f"this rule decides nothing: {_where(found.rule.origin)} {does} all of it",
                 "remove it, or narrow the other one",
             )
+
+
+def _subject(policy: Policy) -> _Subject:
+    return policy.subject_kind, frozenset(policy.subject)
+
+
+def _wider(policy: Policy) -> Iterator[_Subject]:
+    """The subjects that surely select all that the policy selects: parts of its conditions."""
+    kind, conditions = _subject(policy)
+    if len(conditions) > _MOST_CONDITIONS:
+        yield kind, conditions
+        return
+    for count in range(len(conditions) + 1):
+        for chosen in itertools.combinations(policy.subject, count):
+            yield kind, frozenset(chosen)
 
 
 def _shadows(strong: _Placed, weak: _Placed) -> bool:
@@ -178,16 +198,16 @@ def _same_endpoints(one: Policy, other: Policy) -> bool:
 
 
 def _without_dns(policies: Sequence[Policy]) -> Iterator[Finding]:
-    asking = [
-        (policy, tuple(peer for rule in policy.rules for peer in rule.dns or () if rule.action == Action.ALLOW))
-        for policy in policies
-    ]
-    asking = [(policy, names) for policy, names in asking if names]
+    asking: dict[_Subject, list[FqdnPeer]] = defaultdict(list)
+    for policy in policies:
+        names = [peer for rule in policy.rules for peer in rule.dns or () if rule.action == Action.ALLOW]
+        if names:
+            asking[_subject(policy)].extend(names)
     for policy in policies:
         wanted = [(rule, peer) for rule in policy.rules for peer in rule.peers or () if isinstance(peer, FqdnPeer)]
         if not wanted:
             continue
-        allowed = tuple(name for other, names in asking if _covers_endpoints(other, policy) for name in names)
+        allowed = tuple(dict.fromkeys(name for subject in _wider(policy) for name in asking.get(subject, ())))
         for rule, peer in wanted:
             text = peer.label.removeprefix("fqdn:")
             if not allowed:
