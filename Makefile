@@ -4,11 +4,11 @@
 BIN := .venv/bin
 C := $(wildcard bpf/programs/*.c bpf/programs/*.h)
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench-policy lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Packages, .venv and an editable install; quick when nothing has changed
 	@scripts/setup
@@ -18,9 +18,12 @@ demo: setup ## Enforce policy on live workloads in a lab of network namespaces, 
 
 test: lint ## The whole test suite, after lint
 	@echo "test: unit and property tests" >&2
-	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/property $(wildcard tests/test_*.py)
+	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/property tests/oracle tests/fuzz $(wildcard tests/test_*.py)
 	@echo "test: datapath and integration tests, on this kernel" >&2
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/bpf tests/integration
+
+bench-policy: setup ## What policies cost to compile, resolve, change and judge by; results in bench/results
+	@$(BIN)/python bench/bench_policy.py
 
 lint: setup ## Style, types and the layering of the packages
 	@echo "lint: ruff, mypy, import-linter, clang-format" >&2

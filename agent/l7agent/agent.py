@@ -16,7 +16,7 @@ from typing import Final
 from l7agent import endpoints as declarations
 from l7agent import history, workload
 from l7agent.auditing import Auditing
-from l7agent.compilation import Compiled, compile_all
+from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
 from l7agent.datapath import Datapath
 from l7agent.endpoints import Conflict, Declared, Endpoint, EndpointError, Endpoints
@@ -65,6 +65,7 @@ class Agent:
         self.endpoints = Endpoints(state / "endpoints.json")
         self.history = History(state / "revisions")
         self.identities = Identities(state / "identities.json")
+        self.compiler = Compiler(self.identities)
         self.audit = AuditLog(
             Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
         )
@@ -120,7 +121,7 @@ class Agent:
 
     async def _restore(self, newest: Kept) -> bool:
         try:
-            policies = documents.load(history.sources_of(newest))
+            policies = documents.load_enforced(history.sources_of(newest))
         except PolicyErrors as error:
             _log.error("the kept rules of revision %d are not valid any more: %s", newest.revision, error)
             return False
@@ -167,7 +168,7 @@ class Agent:
 
     def compare(self, sources: tuple[Source, ...] | None) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
         """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
-        policies = documents.load(sources if sources is not None else self.read_policy_files())
+        policies = documents.load_enforced(sources if sources is not None else self.read_policy_files())
         workloads = {endpoint.declared.name: endpoint.labels for endpoint in self.endpoints}
         return (
             changes.compare(self._policies, policies),
@@ -180,7 +181,7 @@ class Agent:
 
     async def _use(self, sources: tuple[Source, ...], note: str) -> Change:
         began = time.monotonic()
-        policies = documents.load(sources)
+        policies = documents.load_enforced(sources)
         async with self._change:
             difference = changes.compare(self._policies, policies)
             unchanged = self.history.active is not None and history.sources_of(self.history.active) == sources
@@ -202,12 +203,14 @@ class Agent:
     async def _bring_into_force(self, policies: tuple[Policy, ...]) -> int:
         """The one way anything changes. Returns how many endpoints got other rules. Raises ReloadFailed."""
         try:
-            compiled = compile_all(policies, self.endpoints, self._node_addresses, self.identities)
+            compiled = self.compiler.compile(policies, self.endpoints, self._node_addresses)
         except IdentitiesExhausted as error:
             raise ReloadFailed(str(error)) from error
         before = dict(self.compiled.endpoint_policies) if self.compiled else {}
         self._revision += 1
-        self.snapshot = await transact(compiled, self._revision, self.endpoints, self.kernel, self.supervisor)
+        self.snapshot = await transact(
+            compiled, self._revision, self.endpoints, self.compiler, self.kernel, self.supervisor
+        )
         self.compiled = compiled
         self.auditing.learn(compiled.origins, self.snapshot.policies, compiled.endpoint_policies)
         self._remember(lambda: self.identities.retain(set(compiled.identities)))

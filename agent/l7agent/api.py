@@ -138,6 +138,9 @@ class Api:
     async def rules(self, _: Request) -> Response:
         return reply(views.rules(self._agent))
 
+    async def sources(self, _: Request) -> Response:
+        return reply(views.sources(self._agent))
+
     async def revisions(self, _: Request) -> Response:
         return reply(views.revisions(self._agent))
 
@@ -198,6 +201,7 @@ class Api:
                 route("DELETE", "endpoints/{key:path}", self.remove_endpoint),
                 route("GET", "identities", self.identities),
                 route("GET", "rules", self.rules),
+                route("GET", "rules/sources", self.sources),
                 route("GET", "rules/revisions", self.revisions),
                 route("POST", "rules/reload", self.reload),
                 route("POST", "rules/rollback", self.rollback),

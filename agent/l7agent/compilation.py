@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From policies and workloads to all that the kernel and the proxies should hold. Pure but for identity numbers."""
+"""From policies and workloads to all that the kernel and the proxies should hold. Pure but for identity numbers.
+
+Resolving goes with what changed (`l7policy.resolver`); what is told anew each time is the list of prefixes and
+identities, which costs microseconds for each. One compilation is under way at a time: `Compiler.commit` or
+`Compiler.abort` ends it. Its rows are for a kernel in which old and new stand side by side for a while:
+
+    compile   the policies in force learn the new identities, then the new policies come, for old and new identities
+    commit    only now the identities that are gone leave the tables
+"""
 
 import ipaddress
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from l7agent.endpoints import Endpoint
 from l7agent.identities import RESERVED, Identities
@@ -11,6 +20,10 @@ from l7policy import ids, resolve
 from l7policy.ids import EndpointId, IdentityId
 from l7policy.model import EndpointPolicy, FqdnPeer, Labels, Origin
 from l7policy.policydoc import Policy
+from l7policy.resolver import Digest, PolicyKey, Resolver, Row, Workload, keyed
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +32,30 @@ class Compiled:
 
     policies: tuple[Policy, ...]
     endpoint_policies: dict[EndpointId, EndpointPolicy]
+    endpoint_tables: dict[EndpointId, Digest]
+    """Which of `tables` each endpoint uses."""
     endpoint_identities: dict[EndpointId, IdentityId]
+    tables: dict[Digest, EndpointPolicy]
+    """Different endpoint policies: each has entries of its own in the kernel."""
     identities: dict[IdentityId, Labels]
     prefixes: dict[str, IdentityId]
     """Canonical prefix to identity: policy CIDRs, workloads, the node's own addresses."""
     selectors: tuple[FqdnPeer, ...]
     origins: dict[int, Origin]
     """Cookie to rule, for kernel events."""
+    written: list[Row] = field(default_factory=list)
+    """Entries that are new, of new policies and of new identities."""
+    stale: list[Row] = field(default_factory=list)
+    """Entries that nothing will refer to any more: of policies that went."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """All that a compilation came from."""
+
+    policies: dict[PolicyKey, Policy] = field(default_factory=dict)
+    workloads: dict[EndpointId, Workload] = field(default_factory=dict)
+    identities: dict[IdentityId, Labels] = field(default_factory=dict)
 
 
 def host_prefix(address: str) -> str:
@@ -34,43 +64,112 @@ def host_prefix(address: str) -> str:
     return f"{parsed}/{parsed.max_prefixlen}"
 
 
-def compile_all(
-    policies: tuple[Policy, ...],
-    endpoints: Iterable[Endpoint],
-    node_addresses: Iterable[str],
-    identities: Identities,
-) -> Compiled:
-    """Resolves every policy against every workload. Raises IdentitiesExhausted."""
-    by_labels: dict[Labels, EndpointPolicy] = {}
-    endpoint_policies: dict[EndpointId, EndpointPolicy] = {}
-    endpoint_identities: dict[EndpointId, IdentityId] = {}
-    numbered: dict[IdentityId, Labels] = dict(RESERVED)
-    prefixes: dict[str, IdentityId] = {}
+def changed(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:
+    """What became another between the two; None: it is gone."""
+    found: dict[K, V | None] = {key: value for key, value in after.items() if before.get(key) != value}
+    found.update(dict.fromkeys(before.keys() - after.keys()))
+    return found
 
-    for network, labels in resolve.prefix_identity_labels(resolve.cidrs(policies)).items():
-        identity = identities.cidr(labels)
-        numbered[identity] = labels
-        prefixes[network] = identity
-    # What is on this node is known by its labels, whatever CIDR it lies in (field: identity wins over IP).
-    for address in node_addresses:
-        prefixes[host_prefix(address)] = ids.HOST
-    for endpoint in endpoints:
-        labels = endpoint.labels
-        identity = identities.workload(labels)
-        numbered[identity] = labels
-        endpoint_identities[endpoint.id] = identity
-        if labels not in by_labels:
-            by_labels[labels] = resolve.endpoint_policy(policies, labels)
-        endpoint_policies[endpoint.id] = by_labels[labels]
-        if endpoint.attachment is not None:
-            for address in endpoint.attachment.addresses:
-                prefixes[host_prefix(address)] = identity
-    return Compiled(
-        policies=policies,
-        endpoint_policies=endpoint_policies,
-        endpoint_identities=endpoint_identities,
-        identities=numbered,
-        prefixes=prefixes,
-        selectors=resolve.selectors(policies),
-        origins={rule.origin.cookie: rule.origin for policy in by_labels.values() for rule in policy.rules},
-    )
+
+class Compiler:
+    """Keeps what is resolved, so that a change costs what it changes."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+        self._resolver = Resolver()
+        self._current = _Inputs()
+        self._pending: _Inputs | None = None
+        self._origins: dict[Digest, tuple[EndpointPolicy, dict[int, Origin]]] = {}
+        self._ranges: tuple[tuple[Policy, ...], dict[str, Labels], tuple[FqdnPeer, ...]] = ((), {}, ())
+        """Of the policies seen last: their prefixes with labels, and their names."""
+
+    def compile(
+        self, policies: tuple[Policy, ...], endpoints: Iterable[Endpoint], node_addresses: Iterable[str]
+    ) -> Compiled:
+        """Resolves what is new. Raises IdentitiesExhausted; then nothing is under way."""
+        endpoint_identities: dict[EndpointId, IdentityId] = {}
+        numbered: dict[IdentityId, Labels] = dict(RESERVED)
+        prefixes: dict[str, IdentityId] = {}
+        workloads: dict[EndpointId, Workload] = {}
+
+        if self._ranges[0] is not policies:
+            cidrs = resolve.prefix_identity_labels(resolve.cidrs(policies))
+            self._ranges = (policies, cidrs, resolve.selectors(policies))
+        _, cidrs, selectors = self._ranges
+        for network, labels in cidrs.items():
+            identity = self._identities.cidr(labels)
+            numbered[identity] = labels
+            prefixes[network] = identity
+        # What is on this node is known by its labels, whatever CIDR it lies in (field: identity wins over IP).
+        for address in node_addresses:
+            prefixes[host_prefix(address)] = ids.HOST
+        for endpoint in endpoints:
+            labels = endpoint.labels
+            identity = self._identities.workload(labels)
+            numbered[identity] = labels
+            endpoint_identities[endpoint.id] = identity
+            workloads[endpoint.id] = Workload(labels)
+            if endpoint.attachment is not None:
+                for address in endpoint.attachment.addresses:
+                    prefixes[host_prefix(address)] = identity
+
+        rows = self._begin(_Inputs(keyed(policies), workloads, numbered))
+        tables = dict(self._resolver.policies())
+        return Compiled(
+            policies=policies,
+            endpoint_policies={endpoint: self._resolver.policy_of(endpoint) for endpoint in workloads},
+            endpoint_tables={endpoint: self._resolver.digest_of(endpoint) for endpoint in workloads},
+            endpoint_identities=endpoint_identities,
+            tables=tables,
+            identities=numbered,
+            prefixes=prefixes,
+            selectors=selectors,
+            origins=self._origins_of(tables),
+            written=[row for row in rows if row.after],
+            stale=[row for row in rows if row.before],
+        )
+
+    def commit(self) -> list[Row]:
+        """What was compiled is in force. Returns the entries of identities that are gone."""
+        pending = self._require_pending()
+        gone = dict.fromkeys(self._current.identities.keys() - pending.identities.keys())
+        self._current, self._pending = pending, None
+        return self._resolver.update(identities=gone).rows
+
+    def abort(self) -> None:
+        """What was compiled does not come into force. Without a compilation under way, nothing happens."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        self._resolver.update(
+            policies=changed(pending.policies, self._current.policies),
+            endpoints=changed(pending.workloads, self._current.workloads),
+            identities=dict.fromkeys(pending.identities.keys() - self._current.identities.keys()),
+        )
+
+    def _begin(self, wanted: _Inputs) -> list[Row]:
+        assert self._pending is None, "commit or abort comes first"  # noqa: S101 - a bug, not an input
+        current, self._pending = self._current, wanted
+        came = {n: labels for n, labels in wanted.identities.items() if current.identities.get(n) != labels}
+        first = self._resolver.update(identities=came)
+        second = self._resolver.update(
+            policies=changed(current.policies, wanted.policies),
+            endpoints=changed(current.workloads, wanted.workloads),
+        )
+        return [*first.rows, *second.rows]
+
+    def _origins_of(self, tables: Mapping[Digest, EndpointPolicy]) -> dict[int, Origin]:
+        kept: dict[Digest, tuple[EndpointPolicy, dict[int, Origin]]] = {}
+        origins: dict[int, Origin] = {}
+        for digest, policy in tables.items():
+            known = self._origins.get(digest)
+            if known is None or known[0] is not policy:  # the same rules at other lines have the same digest
+                known = (policy, {rule.origin.cookie: rule.origin for rule in policy.rules})
+            kept[digest] = known
+            origins |= known[1]
+        self._origins = kept
+        return origins
+
+    def _require_pending(self) -> _Inputs:
+        assert self._pending is not None, "compile comes first"  # noqa: S101 - a bug, not an input
+        return self._pending

@@ -41,6 +41,8 @@ class Identities:
         """Reads `path` if it exists. Raises StateError."""
         self._path = path
         self._saved = statefile.load(path, _Saved) or _Saved({}, {})
+        self._highest: dict[int, int] = {}
+        """The highest number in use, by the first of its range; looked for again after numbers were forgotten."""
 
     def workload(self, labels: Labels) -> IdentityId:
         """The cluster identity of a workload's labels."""
@@ -55,7 +57,8 @@ class Identities:
         known = table.get(key)
         if known is not None:
             return IdentityId(known)
-        number = max(table.values(), default=first - 1) + 1
+        highest = self._highest.get(first)
+        number = (max(table.values(), default=first - 1) if highest is None else highest) + 1
         if number >= end:
             taken = set(table.values())
             free = next((candidate for candidate in range(first, end) if candidate not in taken), None)
@@ -63,10 +66,12 @@ class Identities:
                 raise IdentitiesExhausted(f"all {end - first} identities are in use")
             number = free
         table[key] = number
+        self._highest[first] = max(number, self._highest.get(first, number))
         return IdentityId(number)
 
     def retain(self, used: set[IdentityId]) -> None:
         """Forgets every number that is not used any more, and writes the rest to disk. Raises OSError."""
+        self._highest.clear()
         for table in (self._saved.workloads, self._saved.cidrs):
             for key in [key for key, number in table.items() if number not in used]:
                 del table[key]

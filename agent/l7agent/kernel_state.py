@@ -7,7 +7,7 @@ entries of policies nobody uses any more are swept.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,10 +18,10 @@ from l7bpf.layouts import METRIC_EVENTS_LOST, IpcacheEntry, Metric, PolicyEntry,
 from l7bpf.layouts import Endpoint as EndpointRow
 from l7bpf.maps import Maps
 from l7dns.kernel import policy_row
-from l7policy.entries import entries
-from l7policy.ids import ANY_IDENTITY, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
-from l7policy.model import EndpointPolicy, Labels, Snapshot
+from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
+from l7policy.model import Labels, Snapshot
 from l7policy.names import hash64
+from l7policy.resolver import Digest, Row
 
 ENFORCE_EGRESS = 1
 ENFORCE_INGRESS = 2
@@ -34,7 +34,7 @@ class _Staged:
     rows: dict[EndpointId, EndpointRow]
     places: dict[EndpointId, tuple[int, tuple[str, ...]]]
     """Interface index and addresses of each endpoint that is there."""
-    written: list[tuple[PolicyId, IdentityId]] = field(default_factory=list)
+    written: list[PolicyKey] = field(default_factory=list)
     new_rows: list[EndpointId] = field(default_factory=list)
 
 
@@ -43,14 +43,15 @@ class KernelState:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._keys: dict[tuple[PolicyId, IdentityId], tuple[PolicyKey, ...]] = {}
-        """What this agent wrote. Rows of an agent before it are swept by the first `collect`."""
-        self._policies: dict[PolicyId, EndpointPolicy] = {}
-        self._ids: dict[bytes, PolicyId] = {}
+        self._ids: dict[Digest, PolicyId] = {}
+        self._in_force: frozenset[Digest] = frozenset()
+        self._prefixes: dict[str, IdentityId] = {}
+        """What this agent has in force in the ipcache."""
         self._identities: dict[IdentityId, Labels] = {}
         self._selector_labels: dict[int, str] = {}
         self._staged: _Staged | None = None
         self._adopted = False
+        """Whether the rows of an agent before this one are swept: the first `collect` does it."""
         taken = [row.policy_id for _, row in maps.endpoints.items()]
         taken += [key.policy_id for key, _ in maps.policy.items()]
         self._next_policy = max(taken, default=0) + 1
@@ -59,17 +60,14 @@ class KernelState:
 
     def stage(self, compiled: Compiled, endpoints: Endpoints, revision: int) -> Snapshot:
         """Writes what nothing refers to yet. Raises MapFull or OSError; then call `unstage`."""
-        policies: dict[PolicyId, EndpointPolicy] = {}
         rows: dict[EndpointId, EndpointRow] = {}
         places: dict[EndpointId, tuple[int, tuple[str, ...]]] = {}
         for endpoint in endpoints:
             policy = compiled.endpoint_policies[endpoint.id]
-            policy_id = self._policy_id(policy)
-            policies[policy_id] = policy
             ifindex = endpoint.attachment.ifindex if endpoint.attachment else 0
             flags = ENFORCE_EGRESS * policy.enforce_egress | ENFORCE_INGRESS * policy.enforce_ingress
             rows[endpoint.id] = EndpointRow(
-                policy_id=policy_id,
+                policy_id=self._policy_id(compiled.endpoint_tables[endpoint.id]),
                 identity=compiled.endpoint_identities[endpoint.id],
                 ifindex=ifindex,
                 flags=flags,
@@ -78,7 +76,7 @@ class KernelState:
                 places[endpoint.id] = (ifindex, endpoint.attachment.addresses)
         snapshot = Snapshot(
             revision=Revision(revision),
-            policies=policies,
+            policies={self._policy_id(digest): policy for digest, policy in compiled.tables.items()},
             identities={number: tuple(sorted(labels)) for number, labels in compiled.identities.items()},
             prefixes=compiled.prefixes,
             selectors=compiled.selectors,
@@ -86,46 +84,36 @@ class KernelState:
         self._staged = staged = _Staged(compiled, snapshot, rows, places)
         for selector in compiled.selectors:
             self._selector_labels[hash64(selector.label)] = selector.label
-        # The old policies must know new identities too: a prefix changes identity before endpoints change policy.
-        for policy_id, policy in {**self._policies, **policies}.items():
-            self._write(staged, policy_id, policy, ANY_IDENTITY, None)
-            for identity, labels in {**self._identities, **compiled.identities}.items():
-                self._write(staged, policy_id, policy, identity, labels)
-        for endpoint_id, row in rows.items():
+        # The old policies learn new identities too: a prefix changes identity before endpoints change policy.
+        for row in compiled.written:
+            for entry in row.added():
+                key, value = policy_row(self._ids[row.policy], entry)
+                staged.written.append(key)
+                self._maps.policy.update(key, value)
+        for endpoint_id, endpoint_row in rows.items():
             # Rows that are new take their room now, so that publishing cannot fail.
             if self._maps.endpoints.get(endpoint_id) is None:
-                self._maps.endpoints.update(endpoint_id, row)
+                self._maps.endpoints.update(endpoint_id, endpoint_row)
                 staged.new_rows.append(endpoint_id)
         return snapshot
 
-    def _policy_id(self, policy: EndpointPolicy) -> PolicyId:
-        known = self._ids.get(policy.digest)
+    def _policy_id(self, digest: Digest) -> PolicyId:
+        known = self._ids.get(digest)
         if known is None:
-            known = self._ids[policy.digest] = PolicyId(self._next_policy)
+            known = self._ids[digest] = PolicyId(self._next_policy)
             self._next_policy += 1
         return known
-
-    def _write(
-        self, staged: _Staged, policy_id: PolicyId, policy: EndpointPolicy, identity: IdentityId, labels: Labels | None
-    ) -> None:
-        if (policy_id, identity) in self._keys:
-            return
-        rows = [policy_row(policy_id, entry) for entry in entries(policy, identity, labels)]
-        staged.written.append((policy_id, identity))
-        self._keys[policy_id, identity] = tuple(key for key, _ in rows)
-        for key, entry in rows:
-            self._maps.policy.update(key, entry)
 
     def unstage(self) -> None:
         """Takes back what was staged."""
         if self._staged is None:
             return
-        for pair in self._staged.written:
-            for key in self._keys.pop(pair):
-                self._maps.policy.delete(key)
+        for key in self._staged.written:
+            self._maps.policy.delete(key)
         for endpoint_id in self._staged.new_rows:
             self._maps.endpoints.delete(endpoint_id)
-        self._ids = {policy.digest: policy_id for policy_id, policy in self._policies.items()}
+        # A number whose policy did not come into force is not given again.
+        self._ids = {digest: self._ids[digest] for digest in self._in_force}
         self._staged = None
 
     def publish(self) -> None:
@@ -146,8 +134,15 @@ class KernelState:
         self._maps.config.update(staged.snapshot.revision)
 
     def _publish_prefixes(self, staged: _Staged, undo: list[Callable[[], object]]) -> None:
+        wanted = {
+            prefix: identity
+            for prefix, identity in staged.compiled.prefixes.items()
+            if self._prefixes.get(prefix) != identity
+        }
+        if not wanted:
+            return
         table, held = self._maps.ipcache, dict(self.ipcache())
-        for prefix, identity in staged.compiled.prefixes.items():
+        for prefix, identity in wanted.items():
             current = held.get(prefix)
             if current == identity or (current is not None and is_fqdn_identity(current)):
                 continue
@@ -176,25 +171,32 @@ class KernelState:
             indexes.update(ifindex, endpoint_id)
             undo.append(partial(indexes.delete, ifindex) if owner is None else partial(indexes.update, ifindex, owner))
 
-    def collect(self) -> None:
-        """Deletes what nothing refers to any more, an earlier agent's rows included."""
+    def collect(self, gone: Iterable[Row]) -> None:
+        """Deletes what nothing refers to any more: rows of policies that went, rows of identities that are `gone`.
+
+        The first time, an earlier agent's rows, too.
+        """
         staged = self._require_staged()
         compiled = staged.compiled
-        self._policies = dict(staged.snapshot.policies)
+        for row in (*compiled.stale, *gone):
+            for entry in row.removed():
+                self._maps.policy.delete(policy_row(self._ids[row.policy], entry)[0])
         self._identities = dict(compiled.identities)
-        self._ids = {policy.digest: policy_id for policy_id, policy in self._policies.items()}
-        for prefix, identity in self.ipcache():
-            if prefix not in compiled.prefixes and not is_fqdn_identity(identity):
-                self._maps.ipcache.delete(prefix)
+        self._in_force = frozenset(compiled.tables)
+        self._ids = {digest: self._ids[digest] for digest in self._in_force}
+        if not self._adopted or self._prefixes.keys() - compiled.prefixes.keys():
+            for prefix, identity in self.ipcache():
+                if prefix not in compiled.prefixes and not is_fqdn_identity(identity):
+                    self._maps.ipcache.delete(prefix)
+        self._prefixes = dict(compiled.prefixes)
         self._collect_endpoints(staged)
-        for policy_id, identity in list(self._keys):
-            if policy_id not in self._policies or (identity and identity not in self._identities):
-                for key in self._keys.pop((policy_id, identity)):
-                    self._maps.policy.delete(key)
         if not self._adopted:
-            mine = {key for keys in self._keys.values() for key in keys}
+            # Nothing was in force before, so all that this agent holds was written for this revision.
+            mine = set(staged.written)
             for key, _ in list(self._maps.policy.items()):
-                if key.policy_id not in self._policies or not (key in mine or is_fqdn_identity(key.identity)):
+                if key not in mine and not (
+                    key.policy_id in staged.snapshot.policies and is_fqdn_identity(key.identity)
+                ):
                     self._maps.policy.delete(key)
             self._adopted = True
         self._staged = None

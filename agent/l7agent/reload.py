@@ -12,7 +12,7 @@ A failure before publish unstages and nothing has changed. Publishing that finds
 
 from dataclasses import dataclass
 
-from l7agent.compilation import Compiled
+from l7agent.compilation import Compiled, Compiler
 from l7agent.endpoints import Endpoints
 from l7agent.kernel_state import KernelState
 from l7agent.supervisor import NotAcknowledged, Supervisor
@@ -38,25 +38,39 @@ class Change:
 
 
 async def transact(
-    compiled: Compiled, revision: int, endpoints: Endpoints, kernel: KernelState, supervisor: Supervisor
+    compiled: Compiled,
+    revision: int,
+    endpoints: Endpoints,
+    compiler: Compiler,
+    kernel: KernelState,
+    supervisor: Supervisor,
 ) -> Snapshot:
     """Brings `compiled` into force as `revision`. Raises ReloadFailed."""
     try:
+        snapshot = await _publish(compiled, revision, endpoints, kernel, supervisor)
+    except BaseException:  # also when the agent is told to stop in the middle
+        kernel.unstage()
+        compiler.abort()
+        raise
+    supervisor.commit(snapshot)
+    kernel.collect(compiler.commit())
+    return snapshot
+
+
+async def _publish(
+    compiled: Compiled, revision: int, endpoints: Endpoints, kernel: KernelState, supervisor: Supervisor
+) -> Snapshot:
+    try:
         snapshot = kernel.stage(compiled, endpoints, revision)
     except (DatapathError, OSError) as error:
-        kernel.unstage()
         raise ReloadFailed(f"the kernel could not take the rules: {error}") from error
     try:
         await supervisor.prepare(snapshot)
     except NotAcknowledged as error:
-        kernel.unstage()
         raise ReloadFailed(f"not every process got ready: {error}") from error
     try:
         kernel.publish()
     except (DatapathError, OSError) as error:
         supervisor.abort(revision)
-        kernel.unstage()
         raise ReloadFailed(f"the kernel could not take the rules: {error}") from error
-    supervisor.commit(snapshot)
-    kernel.collect()
     return snapshot

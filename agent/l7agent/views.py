@@ -163,6 +163,15 @@ def rules(agent: Agent) -> View:
     }
 
 
+def sources(agent: Agent) -> View:
+    """The texts that the rules in force were read from."""
+    active = agent.history.active
+    return {
+        "revision": agent.snapshot.revision if agent.snapshot else 0,
+        "sources": [{"path": path, "text": text} for path, text in active.sources] if active else [],
+    }
+
+
 def revisions(agent: Agent) -> list[View]:
     """The rule sets that are kept."""
     active = agent.history.active

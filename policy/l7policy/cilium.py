@@ -8,56 +8,56 @@ nothing, this module refuses it. docs/reference/policy.md lists these.
 Failure verdict: a mistake in the `Reader`, which rejects every file of the reading.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from l7policy import ciliumports, labels, prefixes
+from msgspec.structs import replace
+
+from l7policy import ciliumports, labels
+from l7policy.ciliumpeers import KINDS, Peers, in_namespace, is_namespace_key
 from l7policy.envelope import CCNP, Document
-from l7policy.errors import did_you_mean
 from l7policy.labelselector import requirements
-from l7policy.model import EntityPeer, LabelPeer, Operator, Origin, Peer, Requirement, Rule
-from l7policy.policydoc import Policy
+from l7policy.model import Action, Origin, Peer, Requirement, Rule
+from l7policy.objects import Objects
+from l7policy.policydoc import Policy, SubjectKind
 from l7policy.reader import Fields, Reader, fields
 from l7policy.verdict import Direction
 from l7policy.yamltree import Node
 
 _REMOVED: Final = "Cilium removed it in 1.19"
+_GROUPS: Final = "security groups of a cloud are known to that cloud's API only; name their prefixes"
+_AUTHENTICATION: Final = "l7gate has no mutual authentication that it could ask for"
+_UNAUTHENTICATED: Final = "what is denied needs none"
 _SPEC: Final = fields(
-    "description enableDefaultDeny egress egressDeny endpointSelector ingress ingressDeny labels",
-    later="log nodeSelector",
+    "description enableDefaultDeny egress egressDeny endpointSelector ingress ingressDeny labels log nodeSelector"
 )
 _INGRESS: Final = fields(
-    "fromCIDR fromCIDRSet fromEndpoints fromEntities toPorts",
-    later="authentication fromGroups fromNodes icmps",
-    refused={"fromRequires": _REMOVED},
+    "fromCIDR fromCIDRSet fromEndpoints fromEntities fromNodes icmps toPorts",
+    refused={"fromRequires": _REMOVED, "fromGroups": _GROUPS, "authentication": _AUTHENTICATION},
 )
 _EGRESS: Final = fields(
-    "toCIDR toCIDRSet toEndpoints toEntities toFQDNs toPorts",
-    later="authentication icmps toGroups toNodes toServices",
-    refused={"toRequires": _REMOVED},
+    "icmps toCIDR toCIDRSet toEndpoints toEntities toFQDNs toNodes toPorts toServices",
+    refused={"toRequires": _REMOVED, "toGroups": _GROUPS, "authentication": _AUTHENTICATION},
 )
 _INGRESS_DENY: Final = fields(
-    "fromCIDR fromCIDRSet fromEndpoints fromEntities toPorts",
-    later="fromGroups fromNodes icmps",
-    refused={"fromRequires": _REMOVED, "authentication": "what is denied needs none"},
+    "fromCIDR fromCIDRSet fromEndpoints fromEntities fromNodes icmps toPorts",
+    refused={"fromRequires": _REMOVED, "fromGroups": _GROUPS, "authentication": _UNAUTHENTICATED},
 )
 _EGRESS_DENY: Final = fields(
-    "toCIDR toCIDRSet toEndpoints toEntities toPorts",
-    later="icmps toGroups toNodes toServices",
+    "icmps toCIDR toCIDRSet toEndpoints toEntities toNodes toPorts toServices",
     refused={
         "toRequires": _REMOVED,
-        "authentication": "what is denied needs none",
+        "toGroups": _GROUPS,
+        "authentication": _UNAUTHENTICATED,
         "toFQDNs": "a deny rule cannot go by name, since an address may belong to many names",
     },
 )
-_CIDR_SET: Final = fields("cidr except", later="cidrGroupRef cidrGroupSelector")
 _DEFAULT_DENY: Final = fields("egress ingress")
 _LABEL: Final = fields("key value source", required="key")
-
-ENTITIES: Final = frozenset({"all", "cluster", "host", "none", "remote-node", "world", "world-ipv4", "world-ipv6"})
-ENTITIES_LATER: Final = frozenset({"cluster-mesh", "health", "ingress", "init", "kube-apiserver", "unmanaged"})
-"""Cilium knows them; no identity here stands for them, so a deny rule for one would deny nothing."""
+_LOG: Final = fields("value")
+_LONGEST_LOG: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,13 @@ class _Section:
     deny: bool
     fields: Fields
 
+    @property
+    def action(self) -> Action:
+        return Action.DENY if self.deny else Action.ALLOW
+
+
+_OF_NO_WORKLOAD: Final = frozenset(f"{labels.RESERVED}:{name}" for name in labels.RESERVED_NAMES - {"init"})
+"""An endpoint without labels of its own is ``reserved:init``; the others are no endpoints that policy could select."""
 
 _SECTIONS: Final = (
     _Section("ingress", Direction.INGRESS, False, _INGRESS),
@@ -78,40 +85,41 @@ _SECTIONS: Final = (
 )
 
 
-def policies(reader: Reader, document: Document) -> Iterator[Policy]:
+def policies(reader: Reader, document: Document, objects: Objects) -> Iterator[Policy]:
     """The policies of one document: one of ``spec``, and one of each element of ``specs``."""
     if document.spec is None and document.specs is None:
         if not {"spec", "specs"} & document.node.fields.keys():
             reader.fail(document.node, f"a {document.kind} needs the field spec or specs")
         return
     if document.spec is not None:
-        yield _Spec(reader, document, "").policy(document.spec)
+        yield _Spec(reader, document, objects, "").policy(document.spec)
     if document.specs is not None:
         elements = reader.sequence(document.specs, "specs")
         if not elements and document.spec is None:
             reader.fail(document.specs, "specs is empty")
         for index, element in enumerate(elements):
-            yield _Spec(reader, document, f"specs[{index}]").policy(element)
+            yield _Spec(reader, document, objects, f"specs[{index}]").policy(element)
 
 
 class _Spec:
     """Reads one spec."""
 
-    def __init__(self, reader: Reader, document: Document, part: str) -> None:
+    def __init__(self, reader: Reader, document: Document, objects: Objects, part: str) -> None:
         self._reader = reader
         self._document = document
         self._part = part
+        self._read_peers = Peers(reader, document.namespace, objects)
+        self._kind = SubjectKind.ENDPOINT
+        self._log = ""
 
     def policy(self, node: Node) -> Policy:
         """The spec as a policy."""
         reader, document = self._reader, self._document
         found = reader.mapping(node, "spec", _SPEC)
-        if "endpointSelector" in found:
-            subject = self._subject(found["endpointSelector"])
-        else:
-            subject = ()
-            if not {"endpointSelector", "nodeSelector"} & node.fields.keys():
-                reader.fail(node, "spec needs the field endpointSelector", "{} selects every endpoint of the namespace")
+        subject = self._subject(node, found)
+        if "log" in found:
+            value = reader.mapping(found["log"], "log", _LOG).get("value")
+            self._log = (reader.checked(value, "log.value", _log_value) or "") if value is not None else ""
         if "labels" in found:
             self._check_labels(found["labels"])
         sections = [
@@ -146,16 +154,38 @@ class _Spec:
             part=self._part,
             description=reader.text(found["description"], "description") if "description" in found else "",
             file=node.path,
+            subject_kind=self._kind,
             line=(node if self._part else document.node).line,
+            column=(node if self._part else document.node).column,
         )
 
-    def _subject(self, node: Node) -> tuple[Requirement, ...]:
+    def _subject(self, node: Node, found: Mapping[str, Node]) -> tuple[Requirement, ...]:
+        named = [name for name in ("endpointSelector", "nodeSelector") if name in node.fields]
+        if not named:
+            hint = "{} selects every endpoint of the namespace" if self._document.namespace else ""
+            self._reader.fail(node, "spec needs the field endpointSelector", hint)
+        for name in named[1:]:
+            self._reader.fail(node.keys[name], f"combining {named[0]} and {name} is not supported", "write two specs")
+        if "nodeSelector" in found:
+            self._kind = SubjectKind.NODE
+            if self._document.kind != CCNP:
+                self._reader.fail(node.keys["nodeSelector"], "nodes are in no namespace", f"use {CCNP}")
+            return requirements(self._reader, found["nodeSelector"], "nodeSelector", labels.node_key)
+        return self._endpoints(found["endpointSelector"]) if "endpointSelector" in found else ()
+
+    def _endpoints(self, node: Node) -> tuple[Requirement, ...]:
         conditions = requirements(self._reader, node, "endpointSelector", labels.selector_key)
         namespace = self._document.namespace
         for condition in conditions:
-            if condition.key.startswith(f"{labels.RESERVED}:"):
-                self._reader.fail(node, f"endpointSelector with label {condition.key} is not supported yet")
-            elif namespace and _is_namespace_key(condition.key) and condition != _in(condition.key, namespace):
+            if condition.key in _OF_NO_WORKLOAD:
+                self._reader.fail(
+                    node, f"no workload has the label {condition.key}", "to select nodes use nodeSelector"
+                )
+            elif (
+                namespace
+                and is_namespace_key(condition.key)
+                and condition != replace(in_namespace(namespace), key=condition.key)
+            ):
                 self._reader.fail(
                     node,
                     f"the policy is in namespace {namespace} and can select endpoints of that namespace only",
@@ -163,8 +193,8 @@ class _Spec:
                 )
         if not namespace:
             return conditions
-        others = tuple(condition for condition in conditions if not _is_namespace_key(condition.key))
-        return (*others, _in(labels.NAMESPACE, namespace))
+        others = tuple(condition for condition in conditions if not is_namespace_key(condition.key))
+        return (*others, in_namespace(namespace))
 
     def _default_deny(self, node: Node | None, present: set[Direction]) -> dict[Direction, bool]:
         deny = {direction: direction in present for direction in Direction}
@@ -183,7 +213,7 @@ class _Spec:
         """The rules of one element: one for each of its toPorts, or one without ports."""
         reader = self._reader
         found = reader.mapping(node, f"an element of {section.name}", section.fields)
-        named = [name for name in node.fields if name in _PEER_KINDS]
+        named = [name for name in node.fields if name in KINDS]
         for name in named[1:]:
             reader.fail(
                 node.keys[name],
@@ -193,96 +223,52 @@ class _Spec:
         peers: tuple[Peer, ...] | None = None
         for name in named:
             if name in found:
-                peers = self._peers(name, found[name])
+                peers = self._read_peers.read(name, found[name])
+        if "icmps" in node.fields and "toPorts" in node.fields:
+            reader.fail(node.keys["icmps"], "combining icmps and toPorts is not supported", "write two elements")
+        make = partial(Rule, section.direction, peers=peers, action=section.action, log=self._log)
         if "toPorts" in found:
             elements = reader.sequence(found["toPorts"], "toPorts")
             if not elements:
                 reader.fail(node.keys["toPorts"], "toPorts is empty", "leave it out for every port")
             for index, element in enumerate(elements):
-                ports = ciliumports.read(reader, element, section.direction, deny=section.deny)
-                origin = self._origin(element, f"{path}.toPorts[{index}]")
-                yield Rule(section.direction, origin, peers, ports.ports, section.deny, ports.http, ports.dns)
+                ports = ciliumports.read(
+                    reader, element, section.direction, self._document.namespace, deny=section.deny
+                )
+                self._check_host(section, element, ports)
+                yield make(
+                    self._origin(element, f"{path}.toPorts[{index}]"),
+                    ports=ports.ports,
+                    http=ports.http,
+                    dns=ports.dns,
+                    server_names=ports.server_names,
+                )
+        elif "icmps" in found:
+            elements = reader.sequence(found["icmps"], "icmps")
+            if not elements:
+                reader.fail(node.keys["icmps"], "icmps is empty", "leave it out for every type")
+            for index, element in enumerate(elements):
+                types = ciliumports.icmps(reader, element)
+                yield make(self._origin(element, f"{path}.icmps[{index}]"), ports=types)
         elif peers is not None:
-            yield Rule(section.direction, self._origin(node, path), peers, deny=section.deny)
+            yield make(self._origin(node, path))
         elif section.deny and not node.fields:
             # An empty element of `ingress` makes the direction default-deny. Here its author means more than that.
             reader.fail(node, f"an empty element of {section.name} denies nothing", "name peers or ports")
 
+    def _check_host(self, section: _Section, node: Node, ports: ciliumports.Ports) -> None:
+        if self._kind == SubjectKind.NODE and (ports.http is not None or ports.server_names is not None):
+            at = node.keys.get("rules", node.keys.get("serverNames", node))
+            self._reader.fail(at, f"the only L7 rules of a policy for nodes are dns, on egress; not on {section.name}")
+
     def _origin(self, node: Node, path: str) -> Origin:
         rule = f"{self._part}.{path}" if self._part else path
-        return Origin(self._document.title, rule, node.path, node.line)
-
-    def _peers(self, name: str, node: Node) -> tuple[Peer, ...]:
-        make = _PEER_KINDS[name]
-        found = (make(self, element) for element in self._reader.sequence(node, name))
-        return tuple(dict.fromkeys(peer for peer in found if peer is not None))
-
-    def endpoints(self, node: Node) -> Peer:
-        """An element of fromEndpoints or toEndpoints. It stays in the policy's namespace unless it says otherwise."""
-        conditions = requirements(self._reader, node, "an endpoint selector", labels.selector_key)
-        if any(condition.key.startswith(f"{labels.RESERVED}:") for condition in conditions):
-            return LabelPeer(conditions)
-        if any(_is_namespace_key(condition.key) for condition in conditions):
-            return LabelPeer(conditions)
-        namespace = self._document.namespace
-        if not namespace:
-            return LabelPeer((*conditions, Requirement(labels.NAMESPACE, Operator.EXISTS)))
-        if any(_is_label_of_namespace(condition.key) for condition in conditions):
-            return LabelPeer(conditions)
-        return LabelPeer((*conditions, _in(labels.NAMESPACE, namespace)))
-
-    def cidr(self, node: Node) -> Peer | None:
-        """An element of fromCIDR or toCIDR."""
-        return self._reader.checked(node, "prefix", prefixes.cidr)
-
-    def cidr_set(self, node: Node) -> Peer | None:
-        """An element of fromCIDRSet or toCIDRSet."""
-        reader = self._reader
-        found = reader.mapping(node, "an element of a CIDR set", _CIDR_SET)
-        if "cidr" not in found:
-            if not set(_CIDR_SET.later | {"cidr"}) & node.fields.keys():
-                reader.fail(node, "an element of a CIDR set needs the field cidr")
-            return None
-        excepts = reader.sequence(found["except"], "except") if "except" in found else ()
-        return prefixes.block(reader, found["cidr"], excepts)
-
-    def entity(self, node: Node) -> Peer | None:
-        """An element of fromEntities or toEntities."""
-        return self._reader.checked(node, "entity", _entity)
-
-    def fqdn(self, node: Node) -> Peer | None:
-        """An element of toFQDNs."""
-        return ciliumports.fqdn(self._reader, node, "an element of toFQDNs")
+        return Origin(self._document.title, rule, node.path, node.line, node.column)
 
 
-_PEER_KINDS: Final[dict[str, Callable[[_Spec, Node], Peer | None]]] = {
-    "fromCIDR": _Spec.cidr,
-    "fromCIDRSet": _Spec.cidr_set,
-    "fromEndpoints": _Spec.endpoints,
-    "fromEntities": _Spec.entity,
-    "toCIDR": _Spec.cidr,
-    "toCIDRSet": _Spec.cidr_set,
-    "toEndpoints": _Spec.endpoints,
-    "toEntities": _Spec.entity,
-    "toFQDNs": _Spec.fqdn,
-}
-
-
-def _entity(text: str) -> EntityPeer:
-    if text in ENTITIES:
-        return EntityPeer(text)
-    if text in ENTITIES_LATER:
-        raise ValueError(f"{text} is not supported yet")
-    raise ValueError(f"unknown entity {text[:80]!r}; {did_you_mean(text, ENTITIES)}")
-
-
-def _in(key: str, value: str) -> Requirement:
-    return Requirement(key, Operator.IN, (value,))
-
-
-def _is_namespace_key(key: str) -> bool:
-    return key in {labels.NAMESPACE, f"{labels.ANY}:{labels.NAMESPACE_KEY}"}
-
-
-def _is_label_of_namespace(key: str) -> bool:
-    return key.partition(":")[2].startswith(labels.NAMESPACE_LABELS_KEY)
+def _log_value(text: str) -> str:
+    if len(text) > _LONGEST_LOG:
+        raise ValueError(f"{len(text)} characters are more than the {_LONGEST_LOG} that a flow's record has room for")
+    if not text.isprintable():
+        raise ValueError(f"{text[:80]!r} holds characters that cannot be printed")
+    return text

@@ -198,6 +198,7 @@ class Enforcement:
             return None, True
         labels = self._labels(remote, view)
         if labels is None:
+            # Not audited either: what the endpoint's policy would say of a stranger is not known.
             return closed(direction, row.id, policy.selected_by), False
         return _stage_of(
             self._ruling(row.policy_id, policy, direction, labels, protocol, port), direction, row.id
@@ -264,6 +265,8 @@ def _stage_of(ruling: _Ruling, direction: Direction, endpoint: int) -> Stage:
             reason = Reason.HTTP_DENIED
         case ProxyKind.DNS:
             reason = Reason.DNS_DENIED
+        case ProxyKind.TLS:
+            reason = Reason.SNI_DENIED
         case _:
             reason = judgement.reason
     return Stage(
@@ -271,5 +274,5 @@ def _stage_of(ruling: _Ruling, direction: Direction, endpoint: int) -> Stage:
         ruling.http,
         ruling.names,
         L7Decision(True, Reason.NONE, ruling.rule, ruling.policies, direction, endpoint),
-        L7Decision(False, reason, ruling.rule, ruling.policies, direction, endpoint),
+        L7Decision(judgement.audit, reason, ruling.rule, ruling.policies, direction, endpoint, audited=judgement.audit),
     )

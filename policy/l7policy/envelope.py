@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outside of a policy document: which kind it is, what it is called, and in which namespace.
+"""The outside of a document: which kind it is, what it is called, and in which namespace.
 
-Unpacks ``kind: List``. What is inside ``spec`` belongs to `l7policy.cilium` and `l7policy.kubernetes`.
+Unpacks ``kind: List``. What is inside belongs to `l7policy.cilium`, `l7policy.kubernetes`, `l7policy.adminpolicy` and,
+for what policies only refer to, `l7policy.objects`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from l7policy import labels
@@ -16,14 +17,46 @@ from l7policy.yamltree import Kind, Node
 CNP: Final = "CiliumNetworkPolicy"
 CCNP: Final = "CiliumClusterwideNetworkPolicy"
 NETWORK_POLICY: Final = "NetworkPolicy"
+ADMIN_POLICY: Final = "AdminNetworkPolicy"
+BASELINE_POLICY: Final = "BaselineAdminNetworkPolicy"
+CLUSTER_POLICY: Final = "ClusterNetworkPolicy"
+CIDR_GROUP: Final = "CiliumCIDRGroup"
+SERVICE: Final = "Service"
+ENDPOINT_SLICE: Final = "EndpointSlice"
 LIST: Final = "List"
 
-API_VERSIONS: Final = {CNP: "cilium.io/v2", CCNP: "cilium.io/v2", NETWORK_POLICY: "networking.k8s.io/v1", LIST: "v1"}
+API_VERSIONS: Final = {
+    CNP: ("cilium.io/v2",),
+    CCNP: ("cilium.io/v2",),
+    NETWORK_POLICY: ("networking.k8s.io/v1",),
+    ADMIN_POLICY: ("policy.networking.k8s.io/v1alpha1",),
+    BASELINE_POLICY: ("policy.networking.k8s.io/v1alpha1",),
+    CLUSTER_POLICY: ("policy.networking.k8s.io/v1alpha2",),
+    CIDR_GROUP: ("cilium.io/v2", "cilium.io/v2alpha1"),
+    SERVICE: ("v1",),
+    ENDPOINT_SLICE: ("discovery.k8s.io/v1",),
+    LIST: ("v1",),
+}
+OBJECTS: Final = frozenset({CIDR_GROUP, SERVICE, ENDPOINT_SLICE})
+"""What policies refer to and is none itself."""
+_CLUSTERWIDE: Final = frozenset({CCNP, ADMIN_POLICY, BASELINE_POLICY, CLUSTER_POLICY, CIDR_GROUP})
+_PREFIXES: Final = {
+    NETWORK_POLICY: "networkpolicy:",
+    ADMIN_POLICY: "adminnetworkpolicy:",
+    BASELINE_POLICY: "baselineadminnetworkpolicy:",
+    CLUSTER_POLICY: "clusternetworkpolicy:",
+}
 _CILIUM: Final = fields("apiVersion kind metadata spec specs", required="metadata", ignored="status")
 _FIELDS: Final = {
     CNP: _CILIUM,
     CCNP: _CILIUM,
-    NETWORK_POLICY: fields("apiVersion kind metadata spec", required="metadata spec", ignored="status"),
+    **dict.fromkeys(
+        (NETWORK_POLICY, ADMIN_POLICY, BASELINE_POLICY, CLUSTER_POLICY, CIDR_GROUP),
+        fields("apiVersion kind metadata spec", required="metadata spec", ignored="status"),
+    ),
+    # Not ours to check: of these two only what a policy refers to is read.
+    SERVICE: fields("apiVersion kind metadata spec", required="metadata", ignored="status"),
+    ENDPOINT_SLICE: fields("apiVersion kind metadata", required="metadata", ignored="addressType endpoints ports"),
     LIST: fields("apiVersion kind items", required="items", ignored="metadata"),
 }
 # What `kubectl get -o yaml` adds to metadata may be there, and may be empty.
@@ -46,13 +79,13 @@ class Document:
     """Empty for a clusterwide policy."""
     spec: Node | None
     specs: Node | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the document itself, which selectors of CIDR groups and services go by."""
 
     @property
     def title(self) -> str:
         """See `policydoc.Policy.name`."""
-        if self.kind == CCNP:
-            return self.name
-        return f"{'networkpolicy:' if self.kind == NETWORK_POLICY else ''}{self.namespace}/{self.name}"
+        return f"{_PREFIXES.get(self.kind, '')}{self.namespace}{'/' if self.namespace else ''}{self.name}"
 
 
 def documents(reader: Reader, node: Node, *, in_list: bool = False) -> Iterator[Document]:
@@ -69,7 +102,23 @@ def documents(reader: Reader, node: Node, *, in_list: bool = False) -> Iterator[
             yield from documents(reader, item, in_list=True)
     elif "metadata" in found:
         name, namespace = _metadata(reader, found["metadata"], kind)
-        yield Document(node, kind, name, namespace, found.get("spec"), found.get("specs"))
+        yield Document(node, kind, name, namespace, found.get("spec"), found.get("specs"), _labels(found["metadata"]))
+
+
+def objects(reader: Reader, node: Node) -> Iterator[Document]:
+    """What policies may refer to, in a YAML document that may just as well hold anything else of a cluster."""
+    kind = node.fields["kind"].text if "kind" in node.fields else ""
+    if kind == LIST and "items" in node.fields:
+        for item in node.fields["items"].items:
+            yield from objects(reader, item)
+    elif kind in OBJECTS:
+        yield from documents(reader, node)
+
+
+def _labels(node: Node) -> dict[str, str]:
+    if "labels" not in node.fields:
+        return {}
+    return {key: value.text for key, value in node.fields["labels"].fields.items() if value.kind is Kind.TEXT}
 
 
 def _kind(reader: Reader, node: Node) -> str | None:
@@ -87,8 +136,9 @@ def _kind(reader: Reader, node: Node) -> str | None:
     if kind not in API_VERSIONS:
         reader.fail(node.fields["kind"], f"kind {kind[:80]} is not supported", did_you_mean(kind, API_VERSIONS))
         return None
-    if version != API_VERSIONS[kind]:
-        reader.fail(node.fields["apiVersion"], f"a {kind} has apiVersion {API_VERSIONS[kind]}, not {version[:80]}")
+    if version not in API_VERSIONS[kind]:
+        known = " or ".join(API_VERSIONS[kind])
+        reader.fail(node.fields["apiVersion"], f"a {kind} has apiVersion {known}, not {version[:80]}")
         return None
     return kind
 
@@ -96,12 +146,12 @@ def _kind(reader: Reader, node: Node) -> str | None:
 def _metadata(reader: Reader, node: Node, kind: str) -> tuple[str, str]:
     found = reader.mapping(node, "metadata", _METADATA)
     name = reader.checked(found["name"], "name", _name) if "name" in found else None
-    namespace: str | None = "" if kind == CCNP else labels.DEFAULT_NAMESPACE
+    namespace: str | None = "" if kind in _CLUSTERWIDE else labels.DEFAULT_NAMESPACE
     if "namespace" in found:
-        if kind == CCNP:
-            reader.fail(
-                node.keys["namespace"], "a clusterwide policy is in no namespace", f"leave it out, or use {CNP}"
-            )
+        if kind in _CLUSTERWIDE:
+            what = "a clusterwide policy" if kind == CCNP else kind
+            hint = f"leave it out, or use {CNP}" if kind == CCNP else "leave it out"
+            reader.fail(node.keys["namespace"], f"{what} is in no namespace", hint)
         else:
             namespace = reader.checked(found["namespace"], "namespace", _namespace)
     return name or "", namespace or ""

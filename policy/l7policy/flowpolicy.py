@@ -44,6 +44,8 @@ class L7Decision:
     direction: Direction
     endpoint: int
     """EndpointId of the workload whose policy decided."""
+    audited: bool = False
+    """It is allowed only because the endpoint is audited; `reason` is why it would be refused. Recorded as AUDIT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Stage:
     names: NameSet | None
     passed: L7Decision
     refused: L7Decision
-    """For a denied flow and for a request or question that no rule allows alike."""
+    """For a denied flow and for a request or question that no rule allows alike. Of an audited endpoint it allows."""
 
     @property
     def direction(self) -> Direction:
@@ -123,12 +125,14 @@ class FlowPolicy:
 
     def admitted(self) -> L7Decision:
         """Whether the flow as such may go on, whatever its requests: for a new connection, or one that is opaque."""
-        allowed = None
+        allowed = audited = None
         for stage in self._current():
             if stage.verdict == PolicyVerdict.DENY:
-                return stage.refused
+                if not stage.refused.audited:
+                    return stage.refused
+                audited = audited or stage.refused
             allowed = allowed or stage.passed
-        return allowed or self._nobody()
+        return audited or allowed or self._nobody()
 
     def http_required(self) -> bool:
         """Whether what flows must be HTTP: some policy limits requests."""
@@ -136,36 +140,42 @@ class FlowPolicy:
 
     def http(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> L7Decision:
         """Whether a request may pass, judged as `HttpRules.match` describes."""
-        allowed = None
+        allowed = audited = None
         stages = self._current()
         if len(stages) > 1:
             headers = tuple(headers)
         for stage in stages:
             if stage.http is not None:
                 if not stage.http.match(method, path, host, headers):
-                    return stage.refused
+                    if not stage.refused.audited:
+                        return stage.refused
+                    audited = audited or stage.refused
                 allowed = stage.passed
             elif stage.verdict == PolicyVerdict.ALLOW:
                 allowed = allowed or stage.passed
             elif stage.verdict == PolicyVerdict.DENY:
-                return stage.refused
+                if not stage.refused.audited:
+                    return stage.refused
+                audited = audited or stage.refused
             else:
                 return stage.misdirected()
-        return allowed or self._nobody()
+        return audited or allowed or self._nobody()
 
     def dns(self, name: str) -> L7Decision:
         """Whether a name may be asked for. Names are limited on egress; ingress may only refuse the flow."""
-        allowed = None
+        allowed = audited = None
         for stage in self._current():
-            if stage.verdict == PolicyVerdict.DENY:
-                return stage.refused
+            refused = stage.verdict == PolicyVerdict.DENY
             if stage.direction == Direction.EGRESS and stage.verdict == PolicyVerdict.REDIRECT:
                 if stage.names is None:
                     return stage.misdirected()
-                if not stage.names.matches(name):
+                refused = not stage.names.matches(name)
+            if refused:
+                if not stage.refused.audited:
                     return stage.refused
+                audited = audited or stage.refused
             allowed = allowed or stage.passed
-        return allowed or self._nobody()
+        return audited or allowed or self._nobody()
 
     def _current(self) -> tuple[Stage, ...]:
         # The one comparison that every request pays for being judged under the policy in force.

@@ -59,6 +59,7 @@ def policies(reader: Reader, document: Document) -> Iterator[Policy]:
         default_deny_ingress=Direction.INGRESS in types,
         file=document.node.path,
         line=document.node.line,
+        column=document.node.column,
     )
 
 
@@ -79,15 +80,17 @@ def _type(text: str) -> Direction:
 
 def _pods(reader: Reader, node: Node | None, namespace: str) -> tuple[Requirement, ...]:
     """Pods of one namespace; without a selector, all of them."""
-    conditions = requirements(reader, node, "podSelector", _pod_key) if node is not None else ()
+    conditions = requirements(reader, node, "podSelector", pod_key) if node is not None else ()
     return (*conditions, Requirement(labels.NAMESPACE, Operator.IN, (namespace,)))
 
 
-def _pod_key(text: str) -> str:
+def pod_key(text: str) -> str:
+    """A key of a podSelector in canonical form. Raises ValueError."""
     return f"{labels.K8S}:{labels.check_key(text)}"
 
 
-def _namespace_key(text: str) -> str:
+def namespace_key(text: str) -> str:
+    """A key of a namespaceSelector in canonical form. Raises ValueError."""
     key = labels.check_key(text)
     if key == _NAME_OF_NAMESPACE:
         return labels.NAMESPACE
@@ -105,7 +108,7 @@ def _rule(reader: Reader, document: Document, direction: Direction, node: Node, 
         return None  # A mistake. Never a rule with fewer ports than were written: none would mean all.
     return Rule(
         direction=direction,
-        origin=Origin(document.title, f"{section}[{index}]", node.path, node.line),
+        origin=Origin(document.title, f"{section}[{index}]", node.path, node.line, node.column),
         peers=tuple(dict.fromkeys(peer for peer in peers if peer is not None)) if peer_nodes else None,
         ports=tuple(dict.fromkeys(port for port in ports if port is not None)),
     )
@@ -123,9 +126,9 @@ def _peer(reader: Reader, node: Node, namespace: str, what: str) -> Peer | None:
     pods = found.get("podSelector")
     if "namespaceSelector" not in found:
         return LabelPeer(_pods(reader, pods, namespace))
-    conditions = requirements(reader, found["namespaceSelector"], "namespaceSelector", _namespace_key)
+    conditions = requirements(reader, found["namespaceSelector"], "namespaceSelector", namespace_key)
     if pods is not None:
-        conditions += requirements(reader, pods, "podSelector", _pod_key)
+        conditions += requirements(reader, pods, "podSelector", pod_key)
     # Whoever is in a namespace at all: the world and the nodes are in none.
     return LabelPeer((*conditions, Requirement(labels.NAMESPACE, Operator.EXISTS)))
 
@@ -147,6 +150,11 @@ def _port(reader: Reader, node: Node) -> Port | None:
         if "endPort" in node.fields:
             reader.fail(node.keys["endPort"], "endPort needs a port")
         return Port(protocol) if "port" not in node.fields and "endPort" not in node.fields else None
+    if found["port"].kind is Kind.TEXT and scalars.is_port_name(found["port"].text):
+        if "endPort" in node.fields:
+            reader.fail(node.keys["endPort"], "a port with a name takes no endPort", "write the numbers of the range")
+            return None
+        return Port(protocol, name=found["port"].text)
     first = _number(reader, found["port"], "port")
     last = _number(reader, found["endPort"], "endPort") if "endPort" in found else first
     if first is None or last is None:
@@ -159,12 +167,8 @@ def _port(reader: Reader, node: Node) -> Port | None:
 
 def _number(reader: Reader, node: Node, what: str) -> int | None:
     if node.kind is Kind.TEXT:
-        if what == "port" and scalars.is_port_name(node.text):
-            reader.fail(node, "port: names of ports are not supported yet", "write its number")
-        else:
-            reader.fail(
-                node, f"{what} must be a number, not text", "write it without quotes" if node.text.isdecimal() else ""
-            )
+        hint = "write it without quotes" if node.text.isdecimal() else ""
+        reader.fail(node, f"{what} must be a number, not text", hint)
         return None
     if node.kind is not Kind.INTEGER:
         reader.fail(node, f"{what} must be a number, not {node.kind}")

@@ -27,11 +27,11 @@ DEFAULT_NAMESPACE: Final = "default"
 WORKLOAD_SOURCES: Final = frozenset({K8S, "container"})
 """Where a workload's labels may come from. What l7gate itself gives out (reserved, cidr, fqdn) nobody may claim."""
 SELECTOR_SOURCES: Final = WORKLOAD_SOURCES | {ANY, RESERVED}
-RESERVED_NAMES: Final = frozenset({"host", "world", "remote-node"})
-"""The reserved labels that identities here carry."""
-RESERVED_NAMES_OF_CILIUM: Final = frozenset(
-    {"all", "health", "ingress", "init", "kube-apiserver", "unmanaged", "world-ipv4", "world-ipv6"}
+NODE_SOURCES: Final = frozenset({K8S, ANY, "node"})
+RESERVED_NAMES: Final = frozenset(
+    {"health", "host", "ingress", "init", "kube-apiserver", "remote-node", "unmanaged", "world"}
 )
+"""The reserved labels that identities may carry."""
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
@@ -98,9 +98,15 @@ def selector_key(key: str) -> str:
         # Seen in the wild, also in Cilium's own examples. No workload carries it, so a deny rule would deny nothing.
         raise LabelError(f"no workload has the label {rest}; did you mean {NAMESPACE}?")
     if source == RESERVED and rest not in RESERVED_NAMES:
-        if rest in RESERVED_NAMES_OF_CILIUM:
-            raise LabelError(f"label reserved:{rest} is not supported yet")
         raise LabelError(f"unknown label reserved:{rest[:80]}; {did_you_mean(rest, RESERVED_NAMES)}")
+    return f"{source}:{check_key(rest)}"
+
+
+def node_key(key: str) -> str:
+    """A key of a selector of nodes in canonical form. Raises LabelError."""
+    source, rest = split_source(key, ANY)
+    if source not in NODE_SOURCES:
+        raise LabelError(_unknown_source(source, NODE_SOURCES))
     return f"{source}:{check_key(rest)}"
 
 

@@ -6,7 +6,7 @@ with the same pure functions (`l7policy.judgement`). Nothing here knows which di
 """
 
 import hashlib
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -31,6 +31,7 @@ class Origin(Frozen, frozen=True):
     """Path inside the document: ``egress[0].toPorts[1]``."""
     file: str = ""
     line: int = 0
+    column: int = 0
 
     def __str__(self) -> str:
         return f"{self.policy} {self.rule}"
@@ -90,25 +91,78 @@ class FqdnPeer(Frozen, frozen=True, tag="fqdn"):
         return "fqdn:" + (text.rstrip(".") or ".")
 
 
-Peer = LabelPeer | CidrPeer | EntityPeer | FqdnPeer
+class NodePeer(Frozen, frozen=True, tag="node"):
+    """Nodes (``reserved:host`` or ``reserved:remote-node``) whose labels meet every requirement; {}: every node."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+
+class WorkloadPeer(Frozen, frozen=True, tag="workload"):
+    """The one identity with exactly these labels, sorted. No document says this: `l7policy.namedports` makes it where a
+    port's name means another number for each destination."""
+
+    labels: tuple[str, ...]
+
+
+Peer = LabelPeer | CidrPeer | EntityPeer | FqdnPeer | NodePeer | WorkloadPeer
 
 
 class Port(Frozen, frozen=True):
     """An inclusive range of ports of one protocol. Protocol ANY is TCP, UDP and SCTP; 0-65535 is every port.
 
     For ICMP and ICMPv6 `first` and `last` are message types.
+
+    With a `name` the numbers mean nothing: it is the port that the destination gives this name, for each protocol on
+    its own. `l7policy.resolve` puts numbers in its place; a name that is left covers nothing.
     """
 
     protocol: Protocol = Protocol.ANY
     first: int = 0
     last: int = 65535
+    name: str = ""
+
+
+class NamedPort(Frozen, frozen=True):
+    """A workload's word for one of its ports (``ports`` of a container)."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class Secret(Frozen, frozen=True):
+    """Where a value is kept that no policy text holds. Only a reference: nothing here ever carries the value."""
+
+    namespace: str
+    name: str
+
+
+class Mismatch(StrEnum):
+    """What becomes of a request whose header is not as it should be (Cilium's headerMatches)."""
+
+    FAIL = ""
+    """The rule does not match."""
+    LOG = "LOG"
+    """The rule matches; the header is recorded as missing."""
+    ADD = "ADD"
+    """The rule matches, and the header is added to the request."""
+    DELETE = "DELETE"
+    """The rule matches, and the header is taken out of the request if it is there."""
+    REPLACE = "REPLACE"
+    """The rule matches, and the header is set to the value."""
 
 
 class HeaderMatch(Frozen, frozen=True):
-    """A header that must be present (`value` None) or have exactly this value. Names are compared without case."""
+    """A header that must be present (neither `value` nor `secret`) or have exactly this value.
+
+    Names are compared without case. With a `secret` its content is the value, and `value` stands in where there is no
+    such secret; with neither of them the rule never matches.
+    """
 
     name: str
     value: str | None = None
+    secret: Secret | None = None
+    mismatch: Mismatch = Mismatch.FAIL
 
 
 class HttpRule(Frozen, frozen=True):
@@ -123,6 +177,32 @@ class HttpRule(Frozen, frozen=True):
     headers: tuple[HeaderMatch, ...] = ()
 
 
+class Action(StrEnum):
+    """What a rule does to what it covers."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    PASS = "pass"  # noqa: S105  not a password
+    """Leave it to the next tier, whatever weaker rules of this tier say."""
+
+
+class Tier(IntEnum):
+    """Rules of a lower tier have a say only where no rule of a higher one decided."""
+
+    ADMIN = 0
+    """AdminNetworkPolicy, ClusterNetworkPolicy of tier Admin."""
+    NORMAL = 1
+    """Cilium's policies and NetworkPolicy. Default deny belongs to it, so what it denies no baseline can allow."""
+    BASELINE = 2
+    """BaselineAdminNetworkPolicy, ClusterNetworkPolicy of tier Baseline."""
+
+
+LAST_PRIORITY = (1 << 22) - 1
+"""The weakest priority of a tier: two bits of the kernel's 24 are the tier."""
+PRIORITY_STEP = 1000
+"""Between two priorities as people write them, so that the rules of one policy can be told apart by their order."""
+
+
 class Rule(Frozen, frozen=True):
     """One compiled rule: these peers, on these ports, with these L7 limits."""
 
@@ -132,11 +212,25 @@ class Rule(Frozen, frozen=True):
     """None: any peer, known or not. Empty: nobody."""
     ports: tuple[Port, ...] = ()
     """Empty: every port of every protocol."""
-    deny: bool = False
+    action: Action = Action.ALLOW
     http: tuple[HttpRule, ...] | None = None
     """None: no HTTP limit. Otherwise a request must match one of these."""
     dns: tuple[FqdnPeer, ...] | None = None
     """None: no DNS limit. Otherwise a queried name must match one of these."""
+    server_names: tuple[str, ...] | None = None
+    """None: no TLS limit. Otherwise the flow must be TLS with a server name (SNI) that one of these patterns matches,
+    in the dialect of `l7policy.sni`. At most one of `http`, `dns` and `server_names` is set, and only on an allow."""
+    tier: Tier = Tier.NORMAL
+    priority: int = 0
+    """Within the tier: 0 is the strongest, `LAST_PRIORITY` the weakest. Rules of equal tier and priority are judged
+    together (deny, then redirect, then allow, then pass); weaker ones only where none of those covers the flow."""
+    log: str = ""
+    """Free text of the policy's author for the records of flows that the rule decided (``log.value``)."""
+
+    @property
+    def deny(self) -> bool:
+        """Whether it denies what it covers."""
+        return self.action == Action.DENY
 
     def unplaced(self) -> "Rule":
         """The rule without the file and line it was written in."""
@@ -151,6 +245,8 @@ class EndpointPolicy(Frozen, frozen=True):
     enforce_ingress: bool = False
     selected_by: tuple[str, ...] = ()
     """Names of the policies that selected the endpoint: what an audit record gives for a default deny."""
+    audit: bool = False
+    """What is denied, at any layer, passes all the same and is recorded as AUDIT."""
 
     def enforces(self, direction: Direction) -> bool:
         """Whether what no rule allows is denied in this direction."""

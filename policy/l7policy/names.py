@@ -73,10 +73,10 @@ class _Glob:
                 return False
         elif extra:
             return False
-        return all(map(_label_matches, self.head, labels[extra:]))
+        return all(map(label_matches, self.head, labels[extra:]))
 
 
-def _label_matches(literals: tuple[str, ...], label: str) -> bool:
+def label_matches(literals: tuple[str, ...], label: str) -> bool:
     """Whether `label` is the literals in order, with anything between them."""
     if len(literals) == 1:
         return label == literals[0]

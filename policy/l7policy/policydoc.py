@@ -5,6 +5,7 @@ Apart from `l7policy.documents`, which makes them, so that whoever only uses pol
 """
 
 import hashlib
+from enum import StrEnum
 
 import msgspec
 
@@ -19,6 +20,14 @@ class Source(Frozen, frozen=True):
     text: str
 
 
+class SubjectKind(StrEnum):
+    """What a policy selects."""
+
+    ENDPOINT = "endpoint"
+    NODE = "node"
+    """The node itself (``nodeSelector``): a host policy."""
+
+
 class Policy(Frozen, frozen=True):
     """Whom it selects, what it allows and denies, and where it was written. Its dialect shows in `kind` only."""
 
@@ -29,7 +38,7 @@ class Policy(Frozen, frozen=True):
     namespace: str
     """Empty for a clusterwide policy."""
     kind: str
-    """``CiliumNetworkPolicy``, ``CiliumClusterwideNetworkPolicy`` or ``NetworkPolicy``."""
+    """``CiliumNetworkPolicy``, ``NetworkPolicy``…: see `envelope.API_VERSIONS`."""
     subject: tuple[Requirement, ...]
     """Selects endpoints whose labels meet all of these; the namespace is already among them."""
     rules: tuple[Rule, ...] = ()
@@ -40,6 +49,8 @@ class Policy(Frozen, frozen=True):
     description: str = ""
     file: str = ""
     line: int = 0
+    column: int = 0
+    subject_kind: SubjectKind = SubjectKind.ENDPOINT
 
     def default_deny(self, direction: Direction) -> bool:
         """Whether what no rule allows is denied in this direction for the endpoints selected."""
@@ -49,5 +60,5 @@ class Policy(Frozen, frozen=True):
     def digest(self) -> str:
         """Hash of what it means: the same after it moved in its file or to another file, or got other comments."""
         rules = tuple(rule.unplaced() for rule in self.rules)
-        meaning = msgspec.structs.replace(self, rules=rules, description="", file="", line=0)
+        meaning = msgspec.structs.replace(self, rules=rules, description="", file="", line=0, column=0)
         return hashlib.blake2b(msgspec.msgpack.encode(meaning), digest_size=16).hexdigest()

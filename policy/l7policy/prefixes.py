@@ -35,11 +35,16 @@ def network(text: str) -> Network:
     return found
 
 
+def is_inside(inner: Network, outer: Network) -> bool:
+    """Whether `outer` holds all of `inner`."""
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
 def contained(inner: Network, outer: Network) -> None:
     """Checks that an ``except`` carves something out of its own prefix."""
     if inner.version != outer.version:
         raise ValueError(f"{inner} and {outer} are of different IP versions")
-    if not inner.subnet_of(outer):  # type: ignore[arg-type]
+    if not is_inside(inner, outer):
         raise ValueError(f"{inner} is not inside of {outer}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads policy trees strictly: a field is supported, known but not supported yet, or a mistake; none is passed over.
+"""Reads policy trees strictly: a field is supported, refused with a reason, or a mistake; none is passed over.
 
 Collects what is wrong and reads on, so that one run tells all. What a reading method returns after a mistake is only
 good for finding more mistakes: whoever made the `Reader` must not use any result when `errors` is not empty.
@@ -20,8 +20,6 @@ class Fields:
     """The fields that a mapping may have in its dialect."""
 
     supported: frozenset[str]
-    later: frozenset[str] = frozenset()
-    """Known in the dialect, but l7gate does not enforce them yet."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Known, and why not here."""
     required: frozenset[str] = frozenset()
@@ -30,12 +28,11 @@ class Fields:
 
 
 def fields(
-    supported: str, later: str = "", *, required: str = "", ignored: str = "", refused: Mapping[str, str] | None = None
+    supported: str, *, required: str = "", ignored: str = "", refused: Mapping[str, str] | None = None
 ) -> Fields:
     """`Fields` from words with spaces between."""
     return Fields(
         supported=frozenset(supported.split()),
-        later=frozenset(later.split()),
         refused=dict(refused or {}),
         required=frozenset(required.split()),
         ignored=frozenset(ignored.split()),
@@ -65,12 +62,8 @@ class Reader:
                 continue
             if name in known.refused:
                 self.fail(key, f"field {name} is not allowed here: {known.refused[name]}")
-            elif name in known.later:
-                self.fail(key, f"field {name} is not supported yet")
             elif name not in known.supported:
-                self.fail(
-                    key, f"unknown field {name[:80]}", did_you_mean(name, known.supported | known.later | known.ignored)
-                )
+                self.fail(key, f"unknown field {name[:80]}", did_you_mean(name, known.supported | known.ignored))
             elif value.kind is Kind.NULL:
                 self.fail(key, f"field {name} has no value", "leave it out, or write [] or {} if you mean empty")
             else:

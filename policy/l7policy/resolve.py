@@ -3,21 +3,37 @@
 
 Two rules are added that no document holds, both named ``reserved/…`` in records:
 
-- ``reserved/allow-all`` where policies with ``enableDefaultDeny: false`` alone select an endpoint in a direction. Their
-  denies and L7 limits still act, and what they do not name is allowed. It covers every port and so voids no L7 limit.
-- ``reserved/allow-localhost`` where ingress is enforced: the node may reach its workloads (probes, the agent), as in
-  Cilium. A deny rule for the entity ``host`` still wins.
+- ``reserved/allow-all`` where no policy that selects an endpoint asks for default deny in a direction
+  (``enableDefaultDeny: false``, or AdminNetworkPolicy alone). Their denies and L7 limits still act, and what they do
+  not name is allowed. It covers every port, after all tiers, and so voids no L7 limit.
+- ``reserved/allow-localhost`` where ingress of a workload is enforced: the node may reach its workloads (probes, the
+  agent), as in Cilium. A deny rule for the entity ``host`` still wins.
+
+Default deny ends the normal tier: where a policy asks for it, rules of the baseline tier have no say.
 
 This module may not allocate identities. Its failure verdict: an endpoint that any policy asks default deny for has it.
 """
 
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from enum import StrEnum
 from typing import Final
 
-from l7policy.model import CidrPeer, EndpointPolicy, EntityPeer, FqdnPeer, Labels, Origin, Rule
-from l7policy.policydoc import Policy
-from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, WORLD_LABEL, selects
+from l7policy.model import (
+    LAST_PRIORITY,
+    CidrPeer,
+    EndpointPolicy,
+    EntityPeer,
+    FqdnPeer,
+    Labels,
+    NamedPort,
+    Origin,
+    Rule,
+    Tier,
+)
+from l7policy.namedports import with_numbers
+from l7policy.policydoc import Policy, SubjectKind
+from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, HOST_LABEL, WORLD_LABEL, selects
 from l7policy.verdict import Direction
 
 ALLOW_ALL: Final = "reserved/allow-all"
@@ -26,26 +42,81 @@ ALLOW_LOCALHOST: Final = "reserved/allow-localhost"
 _FAMILY_RANGE: Final = {"world-ipv4": EVERY_IPV4, "world-ipv6": EVERY_IPV6}
 
 
-def endpoint_policy(policies: Iterable[Policy], labels: Labels) -> EndpointPolicy:
-    """What `policies` mean for an endpoint with these labels. Their order does not matter."""
-    selecting = sorted(
-        (policy for policy in policies if selects(policy.subject, labels)),
-        key=lambda policy: (policy.name, policy.kind, policy.part),
+class Mode(StrEnum):
+    """Whom policy is enforced for (Cilium's ``policy-enforcement-mode``)."""
+
+    DEFAULT = "default"
+    """Endpoints that a policy selects."""
+    ALWAYS = "always"
+    """Every endpoint, in both directions: what no rule allows is denied. Nodes only where a policy selects them."""
+    NEVER = "never"
+    """Nobody."""
+
+
+def endpoint_policy(
+    policies: Iterable[Policy],
+    labels: Labels,
+    *,
+    mode: Mode = Mode.DEFAULT,
+    audit: bool = False,
+    own_ports: Iterable[NamedPort] | None = None,
+    cluster_ports: Mapping[Labels, Collection[NamedPort]] | None = None,
+) -> EndpointPolicy:
+    """What `policies` mean for an endpoint with these labels. Their order does not matter.
+
+    `cluster_ports` are the named ports of every workload that is known, by its labels; `own_ports` those of this very
+    endpoint (not given: those of its labels). Names that are in neither match nothing.
+    """
+    return combine(
+        (policy for policy in policies if selects_endpoint(policy, labels)),
+        labels,
+        mode=mode,
+        audit=audit,
+        own_ports=own_ports,
+        cluster_ports=cluster_ports,
     )
+
+
+def selects_endpoint(policy: Policy, labels: Labels) -> bool:
+    """Whether the policy applies to an endpoint with these labels; one with ``reserved:host`` is the node itself."""
+    kind = SubjectKind.NODE if HOST_LABEL in labels else SubjectKind.ENDPOINT
+    return policy.subject_kind == kind and selects(policy.subject, labels)
+
+
+def combine(
+    selecting: Iterable[Policy],
+    labels: Labels,
+    *,
+    mode: Mode = Mode.DEFAULT,
+    audit: bool = False,
+    own_ports: Iterable[NamedPort] | None = None,
+    cluster_ports: Mapping[Labels, Collection[NamedPort]] | None = None,
+) -> EndpointPolicy:
+    """`endpoint_policy` of the policies that select the endpoint."""
+    if mode == Mode.NEVER:
+        return EndpointPolicy()
+    selecting = sorted(selecting, key=lambda policy: (policy.name, policy.kind, policy.part))
     rules = [rule for policy in selecting for rule in policy.rules]
+    node = HOST_LABEL in labels
+    always = mode == Mode.ALWAYS and not node
     enforced: dict[Direction, bool] = {}
     for direction in Direction:
         deny_by_default = any(policy.default_deny(direction) for policy in selecting)
-        enforced[direction] = deny_by_default or any(rule.direction == direction for rule in rules)
-        if enforced[direction] and not deny_by_default:
-            rules.append(Rule(direction, Origin(ALLOW_ALL, direction.name.lower())))
-    if enforced[Direction.INGRESS]:
+        enforced[direction] = always or deny_by_default or any(rule.direction == direction for rule in rules)
+        if deny_by_default:
+            rules = [rule for rule in rules if rule.direction != direction or rule.tier != Tier.BASELINE]
+        elif enforced[direction] and not always:
+            origin = Origin(ALLOW_ALL, direction.name.lower())
+            rules.append(Rule(direction, origin, tier=Tier.BASELINE, priority=LAST_PRIORITY))
+    if enforced[Direction.INGRESS] and not node:
         rules.append(Rule(Direction.INGRESS, Origin(ALLOW_LOCALHOST, "ingress"), peers=(EntityPeer("host"),)))
+    ports = cluster_ports or {}
     return EndpointPolicy(
-        rules=tuple(rules),
+        rules=with_numbers(rules, ports.get(labels, ()) if own_ports is None else own_ports, ports),
         enforce_egress=enforced[Direction.EGRESS],
         enforce_ingress=enforced[Direction.INGRESS],
         selected_by=tuple(dict.fromkeys(policy.name for policy in selecting)),
+        audit=audit and (enforced[Direction.EGRESS] or enforced[Direction.INGRESS]),
     )
 
 

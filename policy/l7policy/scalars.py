@@ -69,14 +69,22 @@ def header(text: str) -> HeaderMatch:
     name, space, value = text.partition(" ")
     if space:
         name = name.rstrip(":")
-    if not _TOKEN.fullmatch(name):
-        hint = "; between name and value belongs ': '" if ":" in name else ""
-        raise ValueError(f"{name[:80]!r} is not the name of a header{hint}")
-    if not space:
-        return HeaderMatch(name)
-    if not _HEADER_VALUE.fullmatch(value):
-        raise ValueError(f"{value[:80]!r} can never be a header's value: it is empty, or has blanks at an end")
-    return HeaderMatch(name, value)
+    return HeaderMatch(header_name(name), header_value(value) if space else None)
+
+
+def header_name(text: str) -> str:
+    """The name of a header, as written."""
+    if not _TOKEN.fullmatch(text):
+        hint = "; between name and value belongs ': '" if ":" in text else ""
+        raise ValueError(f"{text[:80]!r} is not the name of a header{hint}")
+    return text
+
+
+def header_value(text: str) -> str:
+    """The value of a header, compared exactly."""
+    if not _HEADER_VALUE.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} can never be a header's value: it is empty, or has blanks at an end")
+    return text
 
 
 def port_number(text: str, *, lowest: int = 1) -> int:

@@ -12,11 +12,24 @@ import functools
 from collections.abc import Iterable
 from typing import Final
 
-from l7policy.model import CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Labels, Operator, Peer, Requirement
+from l7policy.model import (
+    CidrPeer,
+    EntityPeer,
+    FqdnPeer,
+    LabelPeer,
+    Labels,
+    NodePeer,
+    Operator,
+    Peer,
+    Requirement,
+    WorkloadPeer,
+)
 
 SYNTHETIC_SOURCES: Final = frozenset({"reserved", "cidr", "fqdn"})
 """Sources of labels that this program gives itself; all others describe workloads."""
 
+HOST_LABEL: Final = "reserved:host"
+NODE_LABELS: Final = frozenset({HOST_LABEL, "reserved:remote-node"})
 WORLD_LABEL: Final = "reserved:world"
 EVERY_IPV4: Final = "0.0.0.0/0"
 EVERY_IPV6: Final = "::/0"
@@ -54,6 +67,10 @@ def matches(peer: Peer, labels: Labels) -> bool:
             return _entity_matches(peer.entity, labels)
         case LabelPeer():
             return _label_peer_matches(peer, labels)
+        case NodePeer():
+            return is_node(labels) and selects(peer.requirements, labels)
+        case WorkloadPeer():
+            return labels == _exactly(peer.labels)
 
 
 def matches_any(peers: Iterable[Peer] | None, labels: Labels) -> bool:
@@ -94,8 +111,18 @@ def _entity_matches(entity: str, labels: Labels) -> bool:
 
 @functools.lru_cache(maxsize=8192)
 def is_workload(labels: Labels) -> bool:
-    """Whether any label describes a workload."""
-    return any(label.partition(":")[0] not in SYNTHETIC_SOURCES for label in labels)
+    """Whether any label describes a workload. A node may have labels of its own, and is none."""
+    return not is_node(labels) and any(label.partition(":")[0] not in SYNTHETIC_SOURCES for label in labels)
+
+
+def is_node(labels: Labels) -> bool:
+    """Whether they are the labels of a node: this one or another."""
+    return not labels.isdisjoint(NODE_LABELS)
+
+
+@functools.lru_cache(maxsize=8192)
+def _exactly(labels: tuple[str, ...]) -> Labels:
+    return frozenset(labels)
 
 
 @functools.lru_cache(maxsize=8192)

@@ -42,6 +42,7 @@ class ProxyKind(IntEnum):
     NONE = 0
     HTTP = 1
     DNS = 2
+    TLS = 3
 
 
 class Reason(IntEnum):
@@ -81,6 +82,7 @@ class Reason(IntEnum):
     DNS_UPSTREAM_TIMEOUT = (222, "The name server did not answer in time")
     DNS_UPSTREAM_INVALID = (223, "The name server's answer did not fit the question")
     DNS_LIMIT = (224, "Too many queries in flight")
+    SNI_DENIED = (230, "No rule allows the TLS server name")
     DNS_LEARN_FAILED = (225, "A learnt address could not be written to the kernel, so the answer was withheld")
 
 

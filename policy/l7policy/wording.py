@@ -8,29 +8,40 @@ from collections.abc import Iterable
 
 from l7policy.judgement import LAST_PORT
 from l7policy.model import (
+    LAST_PRIORITY,
+    PRIORITY_STEP,
     CidrPeer,
     EntityPeer,
     FqdnPeer,
+    HeaderMatch,
     HttpRule,
     LabelPeer,
+    Mismatch,
+    NodePeer,
     Operator,
     Peer,
     Port,
     Requirement,
     Rule,
+    Tier,
+    WorkloadPeer,
 )
 from l7policy.verdict import Direction, Protocol
 
 
 def describe(rule: Rule) -> str:
     """A rule in one line for people: ``allow TCP 80 to k8s:app=web with HTTP GET /public``."""
-    words = ["deny" if rule.deny else "allow", _list(map(_port, rule.ports)) or "everything"]
+    words = [rule.action.value, _list(map(_port, rule.ports)) or "everything"]
     words.append("to" if rule.direction == Direction.EGRESS else "from")
-    words.append("anyone" if rule.peers is None else _list(map(_peer, rule.peers)) or "nobody")
+    words.append("anyone" if rule.peers is None else _list(map(describe_peer, rule.peers)) or "nobody")
     if rule.http is not None and not rule.deny:
         words.append("with HTTP " + (_list(map(_http, rule.http)) or "nothing"))
     if rule.dns is not None and not rule.deny:
         words.append("for names " + (_list(peer.label.removeprefix("fqdn:") for peer in rule.dns) or "none"))
+    if rule.server_names is not None and not rule.deny:
+        words.append("with TLS for " + (_list(rule.server_names) or "no name"))
+    if rule.tier != Tier.NORMAL and rule.priority != LAST_PRIORITY:
+        words.append(f"(tier {rule.tier.name.lower()}, priority {rule.priority // PRIORITY_STEP})")
     return " ".join(words)
 
 
@@ -40,13 +51,16 @@ def _list(texts: Iterable[str]) -> str:
 
 def _port(port: Port) -> str:
     protocol = Protocol(port.protocol).name
+    if port.name:
+        return f"{protocol} port named {port.name}"
     if (port.first, port.last) == (0, LAST_PORT):
         return f"{protocol} any port"
     word = f"{protocol} type" if port.protocol in (Protocol.ICMP, Protocol.ICMPV6) else protocol
     return f"{word} {port.first}" if port.first == port.last else f"{word} {port.first}-{port.last}"
 
 
-def _peer(peer: Peer) -> str:
+def describe_peer(peer: Peer) -> str:
+    """A peer in words: ``k8s:app=web``, ``192.0.2.0/24 except 192.0.2.1/32``."""
     match peer:
         case LabelPeer():
             return " and ".join(map(_requirement, peer.requirements)) or "any workload"
@@ -56,6 +70,10 @@ def _peer(peer: Peer) -> str:
             return peer.entity
         case FqdnPeer():
             return peer.label
+        case NodePeer():
+            return "nodes with " + " and ".join(map(_requirement, peer.requirements)) if peer.requirements else "nodes"
+        case WorkloadPeer():
+            return "the workload " + " ".join(peer.labels)
 
 
 def _requirement(requirement: Requirement) -> str:
@@ -77,5 +95,14 @@ def _http(rule: HttpRule) -> str:
     words = [rule.method or "any method", rule.path or "any path"]
     if rule.host:
         words.append(f"host {rule.host}")
-    words.extend(match.name + ("" if match.value is None else f": {match.value}") for match in rule.headers)
+    words.extend(map(_header, rule.headers))
     return " ".join(words)
+
+
+def _header(match: HeaderMatch) -> str:
+    text = match.name
+    if match.secret is not None:
+        text += f": secret {match.secret.namespace}/{match.secret.name}"
+    elif match.value is not None:
+        text += f": {match.value}"
+    return text if match.mismatch == Mismatch.FAIL else f"{text} or {match.mismatch.value}"

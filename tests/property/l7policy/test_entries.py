@@ -8,6 +8,8 @@ from l7policy.entries import Entry, entries, port_prefixes
 from l7policy.ids import ANY_IDENTITY, IdentityId
 from l7policy.judgement import PolicyVerdict, judge
 from l7policy.model import (
+    LAST_PRIORITY,
+    Action,
     CidrPeer,
     EndpointPolicy,
     EntityPeer,
@@ -19,6 +21,7 @@ from l7policy.model import (
     Port,
     Requirement,
     Rule,
+    Tier,
 )
 from l7policy.verdict import Direction, Protocol, ProxyKind
 
@@ -48,22 +51,29 @@ PEERS = st.sampled_from(
 NUMBERS = st.sampled_from([0, 1, 79, 80, 81, 90, 443, 32767, 32768, 65534, 65535])
 PORTS = st.builds(
     lambda protocol, one, other: Port(protocol, min(one, other), max(one, other)),
-    st.sampled_from([Protocol.ANY, Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP]),
+    st.sampled_from([Protocol.ANY, Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP, Protocol.ICMPV6]),
     NUMBERS,
     NUMBERS,
 )
-KINDS = st.sampled_from(["allow", "deny", "http", "dns"])
+NAMED = st.just(Port(Protocol.TCP, name="nobody-has-this"))
+KINDS = st.sampled_from(["allow", "deny", "pass", "http", "dns", "tls"])
+# Every other rule of the normal tier at its strongest, as documents of Cilium are; the rest at few, near levels.
+LEVELS = st.just((Tier.NORMAL, 0)) | st.tuples(st.sampled_from(Tier), st.sampled_from([0, 1, 2, LAST_PRIORITY]))
 
 
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
     kind = draw(KINDS)
+    tier, priority = draw(LEVELS)
     return Rule(
         draw(st.sampled_from(Direction)),
         Origin(draw(st.sampled_from("abc")), "rule"),
         peers=draw(st.none() | st.lists(PEERS, max_size=2).map(tuple)),
-        ports=tuple(draw(st.lists(PORTS, max_size=2))),
-        deny=kind == "deny",
+        ports=tuple(draw(st.lists(PORTS | NAMED, max_size=2))),
+        action=Action(kind) if kind in list(Action) else Action.ALLOW,
+        tier=tier,
+        priority=priority,
+        server_names=("a.example",) if kind == "tls" else None,
         http=(HttpRule(path="/a"),) if kind == "http" else None,
         dns=(FqdnPeer(match_pattern="*"),) if kind == "dns" else None,
     )
@@ -121,7 +131,7 @@ def kernel_of(policy: EndpointPolicy) -> Kernel:
 
 WIDE_DENY = EndpointPolicy(
     (
-        Rule(Direction.EGRESS, Origin("deny", "wide"), peers=(CidrPeer("198.51.100.0/24"),), deny=True),
+        Rule(Direction.EGRESS, Origin("deny", "wide"), peers=(CidrPeer("198.51.100.0/24"),), action=Action.DENY),
         Rule(Direction.EGRESS, Origin("allow", "narrow"), peers=(CidrPeer("198.51.100.7/32"),)),
         Rule(Direction.EGRESS, Origin("allow", "name"), peers=(FqdnPeer(match_pattern="*.example.com."),)),
         Rule(Direction.EGRESS, Origin("allow", "all"), peers=(EntityPeer("all"),)),
@@ -153,6 +163,29 @@ def test_the_kernel_and_the_readable_truth_agree(policy: EndpointPolicy, data: s
         assert kernel.verdict(256 + number, direction, protocol, port) == (truth.verdict, truth.proxy)
 
 
+PASSED_AMONG_ANYBODY = EndpointPolicy(
+    (
+        Rule(Direction.EGRESS, Origin("p", "1"), peers=(LabelPeer(),), action=Action.PASS, tier=Tier.ADMIN),
+        Rule(Direction.EGRESS, Origin("d", "2"), action=Action.DENY, tier=Tier.ADMIN, priority=1),
+        Rule(Direction.EGRESS, Origin("a", "3"), peers=(LabelPeer(),), ports=(Port(Protocol.TCP, 80, 80),)),
+        Rule(Direction.EGRESS, Origin("q", "4"), action=Action.PASS, tier=Tier.NORMAL, priority=7),
+        Rule(Direction.EGRESS, Origin("b", "5"), action=Action.DENY, tier=Tier.BASELINE),
+    ),
+    enforce_egress=True,
+)
+"""A pass for one peer must beat the deny for any peer that it skips, and no more than that."""
+
+
+@given(st.sampled_from(range(len(IDENTITIES))), PROTOCOLS, NUMBERS)
+@settings(max_examples=100, deadline=None)
+def test_a_pass_for_some_skips_what_is_denied_to_all(number: int, protocol: int, port: int) -> None:
+    truth = judge(PASSED_AMONG_ANYBODY, Direction.EGRESS, IDENTITIES[number], protocol, port)
+    kernel = kernel_of(PASSED_AMONG_ANYBODY).verdict(256 + number, Direction.EGRESS, protocol, port)
+    assert kernel == (truth.verdict, truth.proxy)
+    workload = any(label.startswith("k8s:") for label in IDENTITIES[number])
+    assert (truth.verdict == PolicyVerdict.ALLOW) == (workload and (protocol, port) == (Protocol.TCP, 80))
+
+
 @given(st.sampled_from([Protocol.TCP, Protocol.UDP]), NUMBERS)
 @example(Protocol.TCP, 80)
 @settings(max_examples=50, deadline=None)
@@ -177,7 +210,12 @@ def test_no_entry_can_be_left_out(policy: EndpointPolicy) -> None:
             rest.write([other for other in found if other is not entry])
             shorter = rest.longest(identity, entry.direction, entry.protocol, entry.port)
             if shorter is not None and shorter.prefix_bits < entry.prefix_bits:
-                assert shorter.precedence < entry.precedence
+                assert shorter.precedence <= entry.precedence
+                assert (shorter.verdict, shorter.proxy, shorter.precedence) != (
+                    entry.verdict,
+                    entry.proxy,
+                    entry.precedence,
+                )
 
 
 @given(st.integers(0, 65535), st.integers(0, 65535))

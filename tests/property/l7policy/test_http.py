@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from l7policy.http import HttpRules
 from l7policy.model import HeaderMatch, HttpRule
 
-EXPRESSIONS = st.sampled_from(["", "a", "ab", "a|b", "a.*", "(a|b)+", "^a$", "[^a]", "a?"])
+EXPRESSIONS = st.sampled_from(["", "a", "ab", "a|b", "a.*", "(a|b)+", "^a$", "^a|b$", "[^a]", "a?", "b+c*"])
 VALUES = st.text("abc", max_size=3).map(str.encode)
 HEADER_NAMES = st.sampled_from(["X", "x", "Y"])
 RULES = st.builds(
@@ -35,7 +35,7 @@ def read_literally(rule: HttpRule, method: bytes, path: bytes, host: bytes, head
     return True
 
 
-@given(st.lists(RULES, max_size=4), VALUES, VALUES, VALUES, HEADERS)
+@given(st.lists(RULES, max_size=12), VALUES, VALUES, VALUES, HEADERS)
 @settings(max_examples=200, deadline=None)
 def test_a_request_passes_when_one_rule_matches_it_in_full(
     rules: list[HttpRule], method: bytes, path: bytes, host: bytes, headers: list[tuple[bytes, bytes]]

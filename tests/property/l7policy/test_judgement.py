@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from l7policy.http import HttpRules
 from l7policy.judgement import Judgement, PolicyVerdict, judge
-from l7policy.model import EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, LabelPeer, Origin, Port, Rule
+from l7policy.model import Action, EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, LabelPeer, Origin, Port, Rule
 from l7policy.names import NameSet
 from l7policy.verdict import Direction, Protocol, ProxyKind
 
@@ -34,7 +34,7 @@ def rules(draw: st.DrawFn, kinds: tuple[str, ...] = ("allow", "deny", "http", "d
         Origin(kind, "rule"),
         peers=draw(st.none() | st.lists(PEERS, max_size=2).map(tuple)),
         ports=tuple(draw(st.lists(PORTS, max_size=2))),
-        deny=kind == "deny",
+        action=Action.DENY if kind == "deny" else Action.ALLOW,
         http=tuple(HttpRule(path=path) for path in draw(st.sets(st.sampled_from(PATHS)))) if kind == "http" else None,
         dns=tuple(FqdnPeer(match_name=n) for n in draw(st.sets(st.sampled_from(NAMES)))) if kind == "dns" else None,
     )

@@ -79,6 +79,17 @@ PROBLEM = {
     "message": "unknown field 'toPort'",
     "hint": "did you mean toPorts?",
 }
+SOURCE = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  egress:
+    - toFQDNs: [{matchName: api.example.com}]
+      toPorts:
+        - ports: [{port: "80", protocol: TCP}]
+"""
 
 ANSWERS: dict[str, Any] = {
     "GET /v1/status": STATUS,
@@ -100,6 +111,7 @@ ANSWERS: dict[str, Any] = {
             }
         ],
     },
+    "GET /v1/rules/sources": {"revision": 7, "sources": [{"path": "/etc/l7/policies.d/web.yaml", "text": SOURCE}]},
     "GET /v1/rules/revisions": [
         {"revision": 6, "time": 1767225600.5, "policies": 2, "active": False, "note": "start"},
         {"revision": 7, "time": 1767225660.0, "policies": 3, "active": True, "note": "reload"},

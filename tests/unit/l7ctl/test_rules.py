@@ -40,55 +40,6 @@ def bad(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_says_that_a_good_file_is_valid(run: Run, good: Path) -> None:
-    result = run("rules", "check", str(good))
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "1 file, 1 policy: valid\n", "")
-
-
-def test_check_names_file_line_and_column_and_exits_with_one(run: Run, bad: Path) -> None:
-    result = run("rules", "check", str(bad))
-    assert result.exit_code == 1
-    assert result.stdout.startswith(f"{bad}:10:7: ")
-    assert "toCIDRR" in result.stdout
-    assert result.stdout.endswith("1 problem in 1 file\n")
-
-
-def test_check_reads_standard_input(run: Run) -> None:
-    assert run("rules", "check", "-", stdin=GOOD).exit_code == 0
-    result = run("rules", "check", "-", stdin=BAD)
-    assert result.exit_code == 1
-    assert result.stdout.startswith("<stdin>:10:7: ")
-
-
-def test_check_as_json_is_for_programs(run: Run, good: Path, bad: Path) -> None:
-    found = json.loads(run("rules", "check", str(good), "-o", "json").stdout)
-    assert found["valid"] is True
-    assert found["files"] == [str(good)]
-    assert [policy["kind"] for policy in found["policies"]] == ["CiliumNetworkPolicy"]
-    result = run("rules", "check", str(bad), "-o", "json")
-    assert result.exit_code == 1
-    (problem,) = json.loads(result.stdout)["problems"]
-    assert (problem["path"], problem["line"], problem["column"]) == (str(bad), 10, 7)
-
-
-def test_check_reports_what_it_cannot_read(run: Run, good: Path) -> None:
-    result = run("rules", "check", str(good), "/no/such.yaml")
-    assert result.exit_code == 1
-    assert "/no/such.yaml: cannot be read: No such file or directory" in result.stdout
-
-
-def test_check_warns_of_a_folder_without_policies(run: Run, tmp_path: Path) -> None:
-    result = run("rules", "check", str(tmp_path))
-    assert result.exit_code == 0
-    assert f"{tmp_path} holds no *.yaml" in result.stderr
-
-
-def test_check_without_files_takes_the_configured_folder(run: Run, good: Path, tmp_path: Path) -> None:
-    config = tmp_path / "config"
-    config.write_text(f"policies: {good.parent}\n")
-    assert run("--config", str(config), "rules", "check").stdout == "1 file, 1 policy: valid\n"
-
-
 def test_reload_prints_the_revision_and_what_changed(l7ctl: Run, agent: Any) -> None:
     result = l7ctl("rules", "reload")
     assert agent.asked == [("POST /v1/rules/reload", {})]
@@ -128,28 +79,3 @@ def test_rollback_asks_for_a_revision_or_the_one_before(
 
 def test_rollback_takes_only_numbers(l7ctl: Run) -> None:
     assert l7ctl("rules", "rollback", "latest").exit_code == 2
-
-
-def test_diff_of_the_policy_directory_sends_no_files(l7ctl: Run, agent: Any) -> None:
-    result = l7ctl("rules", "diff")
-    assert agent.asked == [("POST /v1/rules/diff", {"sources": None})]
-    lines = result.stdout.splitlines()
-    assert lines[0] == "  + default/new"
-    assert lines[-1].split() == ["web", "egress", "any", "default/new"]
-
-
-def test_diff_of_files_sends_their_text(l7ctl: Run, agent: Any, good: Path) -> None:
-    l7ctl("rules", "diff", str(good))
-    assert agent.asked[0][1] == {"sources": [{"path": str(good), "text": GOOD}]}
-
-
-def test_diff_of_an_unreadable_file_sends_nothing(l7ctl: Run, agent: Any) -> None:
-    result = l7ctl("rules", "diff", "/no/such.yaml")
-    assert result.exit_code == 1
-    assert "/no/such.yaml: cannot be read" in result.stderr
-    assert agent.asked == []
-
-
-def test_diff_without_a_difference_says_so(l7ctl: Run, agent: Any) -> None:
-    agent.answers["POST /v1/rules/diff"] = {"added": [], "removed": [], "modified": [], "endpoints": []}
-    assert l7ctl("rules", "diff").stdout == "nothing would change\n"

@@ -4,10 +4,11 @@ from textwrap import indent
 
 import pytest
 
-from l7policy import cilium, ciliumports, labels
+from l7policy import cilium, ciliumhttp, ciliumpeers, ciliumports, labels
 from l7policy.documents import Policy, Source, load
 from l7policy.errors import PolicyErrors
-from l7policy.model import CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Operator, Peer, Port, Requirement, Rule
+from l7policy.model import CidrPeer, EntityPeer, FqdnPeer, LabelPeer, NodePeer, Operator, Peer, Port, Requirement, Rule
+from l7policy.policydoc import SubjectKind
 from l7policy.reader import Fields
 from l7policy.verdict import Direction, Protocol
 
@@ -78,7 +79,7 @@ def test_a_clusterwide_policy_selects_endpoints_of_every_namespace() -> None:
             "{matchExpressions: [{key: 'k8s:io.kubernetes.pod.namespace', operator: NotIn, values: [shop]}]}",
             "the policy is in namespace shop",
         ),
-        ("{matchLabels: {'reserved:host': ''}}", "endpointSelector with label reserved:host is not supported yet"),
+        ("{matchLabels: {'reserved:host': ''}}", "no workload has the label reserved:host"),
         ("{matchLabels: {app: 1}}", "label app must be text, not a number"),
         ("{matchLabels: {app: }}", "field app has no value"),
         ("{matchLabels: {'kas/': x}}", "matchLabels: 'kas/' is not a label key"),
@@ -197,7 +198,7 @@ def test_peers_of_a_clusterwide_policy_are_in_some_namespace() -> None:
 
 
 def test_every_entity_that_is_documented_is_accepted() -> None:
-    names = sorted(cilium.ENTITIES)
+    names = sorted(ciliumpeers.ENTITIES)
     assert peers(f"egress: [{{toEntities: [{', '.join(names)}]}}]") == tuple(map(EntityPeer, names))
 
 
@@ -238,10 +239,19 @@ def test_every_entity_that_is_documented_is_accepted() -> None:
             "egress:\n- toCIDRSet: [{cidr: 192.0.2.0/24, except: [192.0.0.0/16]}]",
             "2:45: except: 192.0.0.0/16 is not inside of 192.0.2.0/24",
         ),
-        ("egress:\n- toCIDRSet: [{except: []}]", "2:15: an element of a CIDR set needs the field cidr"),
-        ("egress:\n- toCIDRSet: [{cidrGroupRef: a}]", "2:16: field cidrGroupRef is not supported yet"),
+        (
+            "egress:\n- toCIDRSet: [{except: []}]",
+            "2:15: an element of a CIDR set needs the field cidr, cidrGroupRef or cidrGroupSelector",
+        ),
+        ("egress:\n- toCIDRSet: [{cidrGroupRef: a}]", "2:30: cidrGroupRef: no CiliumCIDRGroup 'a' among the files"),
         ("egress:\n- toEntities: [wold]", "2:16: entity: unknown entity 'wold'; did you mean world?"),
-        ("egress:\n- toEntities: [kube-apiserver]", "2:16: entity: kube-apiserver is not supported yet"),
+        (
+            "egress:\n- toEntities: [cluster-mesh]",
+            (
+                "2:16: entity: cluster-mesh is not supported:"
+                " l7gate knows the cluster it runs in and no other; cluster is that one"
+            ),
+        ),
         ("egress:\n- toFQDNs: [{}]", "2:13: an element of toFQDNs needs matchName or matchPattern"),
         (
             "egress:\n- toFQDNs: [{matchName: a, matchPattern: b}]",
@@ -272,30 +282,33 @@ def test_a_mistake_is_told_with_its_place(spec: str, expected: str) -> None:
     assert expected in complaints(spec)
 
 
+SECTIONS = {"ingress": "_INGRESS", "egress": "_EGRESS", "ingressDeny": "_INGRESS_DENY", "egressDeny": "_EGRESS_DENY"}
+
+
 @pytest.mark.parametrize(
-    ("spec", "field"),
+    ("spec", "field", "reason"),
     [
-        *((f"{field}: {{}}\negress: [{{}}]", field) for field in sorted(cilium._SPEC.later)),
-        *((f"ingress: [{{{field}: []}}]", field) for field in sorted(cilium._INGRESS.later)),
-        *((f"egress: [{{{field}: []}}]", field) for field in sorted(cilium._EGRESS.later)),
-        *((f"ingressDeny: [{{{field}: []}}]", field) for field in sorted(cilium._INGRESS_DENY.later)),
-        *((f"egressDeny: [{{{field}: []}}]", field) for field in sorted(cilium._EGRESS_DENY.later)),
         *(
-            (f"egress: [{{toPorts: [{{ports: [{{port: '1'}}], {field}: {{}}}}]}}]", field)
-            for field in sorted(ciliumports._PORTS.later)
+            (f"{section}: [{{{field}: []}}]", field, reason)
+            for section, table in SECTIONS.items()
+            for field, reason in vars(cilium)[table].refused.items()
         ),
         *(
-            (f"egress: [{{toPorts: [{{ports: [{{port: '1'}}], rules: {{{field}: []}}}}]}}]", field)
-            for field in sorted(ciliumports._RULES.later)
+            (f"egress: [{{toPorts: [{{ports: [{{port: '1'}}], {field}: {{}}}}]}}]", field, reason)
+            for field, reason in ciliumports._PORTS.refused.items()
         ),
-        (
-            "egress: [{toPorts: [{ports: [{port: '1', protocol: TCP}], rules: {http: [{headerMatches: []}]}}]}]",
-            "headerMatches",
+        *(
+            (f"egressDeny: [{{toPorts: [{{ports: [{{port: '1'}}], {field}: {{}}}}]}}]", field, reason)
+            for field, reason in ciliumports._DENY_PORTS.refused.items()
+        ),
+        *(
+            (f"egress: [{{toPorts: [{{ports: [{{port: '1'}}], rules: {{{field}: []}}}}]}}]", field, reason)
+            for field, reason in ciliumports._RULES.refused.items()
         ),
     ],
 )
-def test_what_cilium_knows_and_l7gate_not_yet_is_refused_by_name(spec: str, field: str) -> None:
-    assert any(f"field {field} is not supported yet" in complaint for complaint in complaints(spec))
+def test_what_cilium_knows_and_l7gate_refuses_is_told_by_name_and_reason(spec: str, field: str, reason: str) -> None:
+    assert any(f"field {field} is not allowed here: {reason}" in complaint for complaint in complaints(spec))
 
 
 def test_what_cilium_removed_is_refused() -> None:
@@ -305,6 +318,174 @@ def test_what_cilium_removed_is_refused() -> None:
     assert complaints("egressDeny: [{toRequires: []}]") == [
         "1:15: field toRequires is not allowed here: Cilium removed it in 1.19"
     ]
+
+
+# ---- the rest of the vocabulary
+
+
+def with_objects(spec: str, beside: str, cluster: str = "") -> tuple[Peer, ...] | None:
+    text = f"{HEAD}spec:\n  endpointSelector: {{}}\n{indent(spec, '  ')}\n"
+    (found,) = load([Source("f", text), Source("o", beside)], [Source("c", cluster)])
+    return found.rules[0].peers
+
+
+GROUP = (
+    "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: vpn, labels: {team: net}}\n"
+    "spec: {externalCIDRs: [192.0.2.0/24, 198.51.100.0/24]}\n"
+)
+SERVICE = (
+    "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: data, labels: {a: b}}\n"
+    "spec: {selector: {app: db}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "reference", ["cidrGroupRef: vpn", "cidrGroupSelector: {matchLabels: {team: net}}"], ids=["by name", "by label"]
+)
+def test_a_cidr_group_stands_for_its_prefixes_and_exceptions_carve_from_those_around_them(reference: str) -> None:
+    spec = f"egress: [{{toCIDRSet: [{{{reference}, except: [192.0.2.8/29]}}]}}]"
+    expected = (CidrPeer("192.0.2.0/24", ("192.0.2.8/29",)), CidrPeer("198.51.100.0/24"))
+    assert with_objects(spec, GROUP) == expected
+    assert with_objects(spec.replace("egress", "egressDeny"), "", GROUP) == expected
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "k8sService: {serviceName: db, namespace: data}",
+        "k8sServiceSelector: {selector: {matchLabels: {a: b}}}",
+        "k8sServiceSelector: {selector: {matchLabels: {a: b}}, namespace: data}",
+    ],
+)
+def test_a_service_stands_for_the_workloads_behind_it(reference: str) -> None:
+    spec = f"egress: [{{toServices: [{{{reference}}}]}}]"
+    behind = (LabelPeer((is_in("k8s:app", "db"), is_in(labels.NAMESPACE, "data"))),)
+    assert with_objects(spec, SERVICE) == behind
+    assert with_objects(spec, "", SERVICE) == behind
+
+
+def test_nodes_are_peers_by_their_labels() -> None:
+    assert peers("egress: [{toNodes: [{}, {matchLabels: {'node:role': db}}]}]") == (
+        NodePeer(),
+        NodePeer((is_in("node:role", "db"),)),
+    )
+    assert peers("ingressDeny: [{fromNodes: [{matchLabels: {role: db}}]}]") == (NodePeer((is_in("any:role", "db"),)),)
+
+
+def test_each_element_of_icmps_is_a_rule_of_types() -> None:
+    found = policy(
+        "egress: [{toEntities: [world], icmps: [{fields: [{type: 8}, {family: IPv6, type: EchoRequest}]}]}]\n"
+        "ingressDeny: [{icmps: [{fields: [{type: '13'}]}]}]"
+    )
+    assert {(str(r.origin), r.ports, r.peers) for r in found.rules} == {
+        ("shop/web ingressDeny[0].icmps[0]", (Port(Protocol.ICMP, 13, 13),), None),
+        (
+            "shop/web egress[0].icmps[0]",
+            (Port(Protocol.ICMP, 8, 8), Port(Protocol.ICMPV6, 128, 128)),
+            (EntityPeer("world"),),
+        ),
+    }
+
+
+def test_the_text_for_the_log_goes_into_every_rule() -> None:
+    assert rule("log: {value: 'ticket 7: caf\u00e9'}\negress: [{toEntities: [world]}]").log == "ticket 7: caf\u00e9"
+    assert rule("log: {}\negress: [{toEntities: [world]}]").log == ""
+
+
+def test_a_policy_for_nodes_selects_by_their_labels() -> None:
+    (found,) = load([Source("f", CLUSTERWIDE + "spec: {nodeSelector: {matchLabels: {role: db}}, ingress: [{}]}\n")])
+    assert found.subject_kind == SubjectKind.NODE
+    assert found.subject == (is_in("any:role", "db"),)
+    assert policy("ingress: [{}]").subject_kind == SubjectKind.ENDPOINT
+
+
+DNS_PORT = "ports: [{port: '53', protocol: UDP}]"
+WEB_PORT = "ports: [{port: '80', protocol: TCP}]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("endpointSelector: {}\ningress: [{}]", "combining endpointSelector and nodeSelector is not supported"),
+        (
+            f"ingress: [{{toPorts: [{{{WEB_PORT}, rules: {{http: [{{}}]}}}}]}}]",
+            "the only L7 rules of a policy for nodes are dns, on egress; not on ingress",
+        ),
+        (
+            f"egress: [{{toPorts: [{{{WEB_PORT}, rules: {{http: [{{}}]}}}}]}}]",
+            "the only L7 rules of a policy for nodes are dns, on egress; not on egress",
+        ),
+        (
+            f"egress: [{{toPorts: [{{{WEB_PORT}, serverNames: [a]}}]}}]",
+            "the only L7 rules of a policy for nodes are dns",
+        ),
+        (f"egress: [{{toPorts: [{{{DNS_PORT}, rules: {{dns: [{{matchName: a}}]}}}}]}}]", ""),
+    ],
+)
+def test_a_policy_for_nodes_is_clusterwide_and_has_no_l7_rules_but_dns(spec: str, expected: str) -> None:
+    text = f"spec:\n  nodeSelector: {{}}\n{indent(spec, '  ')}\n"
+    if not expected:
+        assert load([Source("f", CLUSTERWIDE + text)])
+        return
+    with pytest.raises(PolicyErrors) as caught:
+        load([Source("f", CLUSTERWIDE + text)])
+    assert expected in str(caught.value)
+
+
+def test_nodes_are_in_no_namespace() -> None:
+    with pytest.raises(PolicyErrors, match="nodes are in no namespace"):
+        load([Source("f", HEAD + "spec: {nodeSelector: {}, ingress: [{}]}\n")])
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("log: {value: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'}\negress: [{}]", "33 characters are more than the 32"),
+        ('log: {value: "a\\tb"}\negress: [{}]', "characters that cannot be printed"),
+        ("log: {valu: a}\negress: [{}]", "unknown field valu"),
+        ("egress: [{icmps: [], toPorts: [{ports: [{port: '1'}]}]}]", "combining icmps and toPorts is not supported"),
+        ("egress: [{icmps: []}]", "icmps is empty"),
+        ("egress: [{icmps: [{fields: []}]}]", "fields is empty"),
+        ("egress: [{icmps: [{}]}]", "an element of icmps needs the field fields"),
+        ("egress: [{icmps: [{fields: [{}]}]}]", "an element of fields needs the field type"),
+        ("egress: [{icmps: [{fields: [{type: [8]}]}]}]", "type must be a number or a name, not a list"),
+        ("egress: [{icmps: [{fields: [{type: 8, family: ipv4}]}]}]", "unknown family 'ipv4'; did you mean IPv4?"),
+        ("egress: [{toServices: [{}]}]", "needs one of k8sService and k8sServiceSelector"),
+        (
+            "egress: [{toServices: [{k8sService: {serviceName: db}}]}]",
+            "k8sService needs the field namespace",
+        ),
+        (
+            "egress: [{toServices: [{k8sService: {serviceName: db, namespace: data}}]}]",
+            "no Service data/db among the files: give its YAML",
+        ),
+        (
+            "egress: [{toServices: [{k8sServiceSelector: {selector: {matchLabels: {a: b}}}}]}]",
+            "no Service among the files has such labels",
+        ),
+        ("egress: [{toCIDRSet: [{cidr: 192.0.2.0/24, cidrGroupRef: a}]}]", "combining cidr and cidrGroupRef is not"),
+        (
+            "egress: [{toCIDRSet: [{cidrGroupSelector: {matchLabels: {a: b}}}]}]",
+            "no CiliumCIDRGroup among the files has",
+        ),
+        ("egress: [{toNodes: [{matchLabels: {'container:a': b}}]}]", "unknown label source 'container'"),
+    ],
+)
+def test_the_rest_of_the_vocabulary_is_read_as_strictly(spec: str, expected: str) -> None:
+    assert any(expected in complaint for complaint in complaints(spec))
+
+
+def test_an_exception_outside_of_every_prefix_of_the_group_is_a_mistake() -> None:
+    with pytest.raises(PolicyErrors, match=r"203\.0\.113\.0/24 is not inside of any prefix of the group"):
+        with_objects("egress: [{toCIDRSet: [{cidrGroupRef: vpn, except: [203.0.113.0/24]}]}]", GROUP)
+
+
+def test_an_empty_list_of_any_peers_selects_nobody() -> None:
+    """CVE-2025-64715: an empty toCIDRSet selected everybody."""
+    for section, direction in (("egress", "to"), ("ingress", "from"), ("egressDeny", "to"), ("ingressDeny", "from")):
+        for kind in sorted(ciliumpeers.KINDS):
+            if kind.startswith(direction) and not (kind == "toFQDNs" and section == "egressDeny"):
+                assert peers(f"{section}: [{{{kind}: []}}]") == (), (section, kind)
 
 
 # ---- deny
@@ -400,9 +581,14 @@ def test_description_and_labels_are_accepted_in_their_shape() -> None:
 
 def test_the_reference_page_names_every_field_and_entity() -> None:
     page = (Path(__file__).parents[3] / "docs/reference/policy.md").read_text("utf-8")
-    tables = [value for module in (cilium, ciliumports) for value in vars(module).values() if isinstance(value, Fields)]
+    tables = [
+        value
+        for module in (cilium, ciliumpeers, ciliumports, ciliumhttp)
+        for value in vars(module).values()
+        if isinstance(value, Fields)
+    ]
     for table in tables:
-        for field in table.supported | table.later | table.refused.keys():
+        for field in table.supported | table.refused.keys():
             assert f"`{field}`" in page, field
-    for entity in cilium.ENTITIES | cilium.ENTITIES_LATER:
+    for entity in ciliumpeers.ENTITIES | ciliumpeers.REFUSED_ENTITIES.keys():
         assert f"`{entity}`" in page, entity

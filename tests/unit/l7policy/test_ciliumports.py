@@ -35,6 +35,8 @@ def accepted(text: str, direction: Direction = Direction.EGRESS) -> Ports:
         ("{port: '80', endPort: 80}", Port(Protocol.ANY, 80, 80)),
         ("{port: '80', endPort: 0}", Port(Protocol.ANY, 80, 80)),
         ("{port: '65535'}", Port(Protocol.ANY, 65535, 65535)),
+        ("{port: http}", Port(Protocol.ANY, name="http")),
+        ("{port: DNS-tcp, protocol: TCP}", Port(Protocol.TCP, name="dns-tcp")),
     ],
 )
 def test_a_port_without_protocol_is_of_any_and_port_0_is_every_port(text: str, expected: Port) -> None:
@@ -48,14 +50,22 @@ def test_a_port_without_protocol_is_of_any_and_port_0_is_every_port(text: str, e
         ("{port: '65536'}", "16: port: '65536' is not a port: a number from 0 to 65535"),
         ("{port: '-1'}", "16: port: '-1' is not a port: a number from 0 to 65535"),
         ("{port: '080'}", "16: port: '080' is not a port: a number from 0 to 65535"),
-        ("{port: http}", "16: port: names of ports are not supported yet"),
+        ("{port: http, endPort: 90}", "31: a port with a name takes no endPort"),
+        (
+            "{port: a-name-of-more-than-15}",
+            "16: port: 'a-name-of-more-than-15' is not a port: a number from 0 to 65535",
+        ),
+        (
+            "{port: http, protocol: GRE}",
+            "32: protocol: GRE is not supported: Cilium, too, knows it with enable-extended-ip-protocols only",
+        ),
         ("{port: 8.5}", "16: port must be a number, not a fraction"),
         ("{port: '80', endPort: 79}", "31: endPort 79 is lower than port 80"),
         ("{port: '80', endPort: 65536}", "31: endPort: '65536' is not a port: a number from 0 to 65535"),
         ("{port: '80', endPort: [1]}", "31: endPort must be a number, not a list"),
         ("{port: '0', endPort: 80}", "30: port 0 is every port and takes no endPort"),
         ("{port: '80', protocol: tcp}", "32: protocol: unknown protocol 'tcp'; did you mean TCP?"),
-        ("{port: '80', protocol: ICMP}", "32: protocol: ICMP is not supported yet"),
+        ("{port: '80', protocol: ICMP}", "32: protocol: ICMP has types and no ports; write icmps instead of toPorts"),
         ("{port: '80', protocol: 6}", "32: protocol must be text, not a number"),
         ("{port: '80', endport: 90}", "22: unknown field endport"),
     ],
@@ -166,3 +176,32 @@ def test_l7_rules_that_could_not_be_enforced_as_written_are_refused(text: str, e
 def test_dns_rules_are_for_egress_only() -> None:
     text = f"{{{RESOLVER}, rules: {{dns: [{{matchName: a}}]}}}}"
     assert read(text, Direction.INGRESS)[1] == ["33: DNS rules are for egress only"]
+
+
+def test_server_names_are_patterns_in_lower_case() -> None:
+    text = "ports: [{port: '443', protocol: TCP}]\nserverNames: [WWW.example.com, '*.example.com', '**', '*']"
+    assert accepted(text).server_names == ("www.example.com", "*.example.com", "**", "*")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{ports: [{port: '443', protocol: TCP}], serverNames: []}", "serverNames is empty"),
+        ("{ports: [{port: '443', protocol: TCP}], serverNames: ['***.com']}", "'***.com' is not a pattern of server"),
+        ("{ports: [{port: '443', protocol: TCP}], serverNames: [x.com.]}", "it ends in a dot"),
+        ("{ports: [{port: '443'}], serverNames: [a]}", "serverNames can only apply to TCP (not ANY)"),
+        ("{ports: [{port: '443', protocol: UDP}], serverNames: [a]}", "serverNames can only apply to TCP (not UDP)"),
+        ("{ports: [{port: '0', protocol: TCP}], serverNames: [a]}", "serverNames can not be used when a port is 0"),
+        (
+            "{ports: [{port: '443', protocol: TCP}], serverNames: [a], rules: {http: [{}]}}",
+            "combining serverNames and rules is not supported",
+        ),
+    ],
+)
+def test_server_names_that_could_not_be_enforced_as_written_are_refused(text: str, expected: str) -> None:
+    assert any(expected in error for error in read(text)[1])
+
+
+def test_l7_rules_may_stand_on_a_port_with_a_name() -> None:
+    found = accepted("ports: [{port: web, protocol: TCP}]\nrules: {http: [{}]}")
+    assert found.ports == (Port(Protocol.TCP, name="web"),)

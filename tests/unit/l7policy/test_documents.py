@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from l7policy.documents import Source, load
+from l7policy.documents import Source, load, load_enforced
 from l7policy.errors import PolicyErrors
 from l7policy.verdict import Direction
 
@@ -119,3 +119,23 @@ def test_the_examples_are_good_and_say_what_they_are_for() -> None:
     assert found["shop/backend-ingress"].default_deny(Direction.INGRESS)
     assert found["networkpolicy:shop/batch-closed"].default_deny(Direction.INGRESS)
     assert all(path.read_text("utf-8").startswith("# ") for path in paths)
+
+
+def test_who_enforces_refuses_what_would_be_enforced_by_halves() -> None:
+    sources = [Source("f", cnp("a", spec="{endpointSelector: {}, egress: [{toNodes: [{}]}]}"))]
+    assert load(sources)
+    with pytest.raises(PolicyErrors, match=r"f:4:39: shop/a egress\[0\]: a selector of nodes is not enforced"):
+        load_enforced(sources)
+    assert load_enforced([Source("f", cnp("a"))]) == load([Source("f", cnp("a"))])
+
+
+def test_what_policies_refer_to_may_stand_behind_them_or_in_the_files_of_a_cluster() -> None:
+    group = (
+        "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: g}\nspec: {externalCIDRs: [192.0.2.0/24]}\n"
+    )
+    policy = cnp("a", spec="{endpointSelector: {}, egress: [{toCIDRSet: [{cidrGroupRef: g}]}]}")
+    beside = load([Source("f", policy + "---\n" + group)])
+    assert [found.name for found in beside] == ["shop/a"]
+    assert load([Source("f", policy)], [Source("c", "kind: Pod\n---\n" + group)]) == beside
+    assert "no CiliumCIDRGroup 'g' among the files" in complaint(Source("f", policy))
+    assert "CiliumCIDRGroup g is defined twice" in complaint(Source("f", group), Source("h", group))

@@ -8,6 +8,7 @@ from l7policy.enforcement import EndpointRow, Enforcement, FlowPolicy
 from l7policy.http import PatternError
 from l7policy.ids import FIRST_FQDN_IDENTITY, WORLD, EndpointId, IdentityId, PolicyId, Revision
 from l7policy.model import (
+    Action,
     EndpointPolicy,
     EntityPeer,
     FqdnPeer,
@@ -74,7 +75,7 @@ def allow(name: str, *peers: LabelPeer | EntityPeer | FqdnPeer, direction: Direc
 
 
 def deny(name: str, direction: Direction = Direction.EGRESS) -> Rule:
-    return Rule(direction, Origin(name, "deny"), deny=True)
+    return Rule(direction, Origin(name, "deny"), action=Action.DENY)
 
 
 def egress(*rules: Rule) -> EndpointPolicy:
@@ -379,3 +380,31 @@ def test_the_memory_of_an_fqdn_identity_follows_what_the_kernel_says_of_it() -> 
     # The number was freed and given to other names; a ruling kept by number alone would still let the flow pass.
     node.tables.names[NAMED] = (WORLD, (hash64("fqdn:other.example.org"),))
     assert not get(node.flow())[0]
+
+
+def test_an_audited_endpoint_passes_what_its_policy_refuses_and_says_why() -> None:
+    names = Rule(Direction.EGRESS, Origin("n", "dns"), ports=UDP_53, dns=(EXAMPLE,))
+    audited = EndpointPolicy((http("p", PUBLIC), names), enforce_egress=True, selected_by=("shop/client",), audit=True)
+    node = Node(audited)
+    secret = node.flow().http(b"GET", b"/secret", b"example.com", ())
+    assert (secret.allowed, secret.audited, secret.reason, secret.rule) == (True, True, Reason.HTTP_DENIED, "p http")
+    public = node.flow().http(b"GET", b"/public", b"example.com", ())
+    assert (public.allowed, public.audited, public.reason) == (True, False, Reason.NONE)
+    other = node.flow(server=RESOLVER, protocol=17, port=53).dns("other.test.")
+    assert (other.allowed, other.audited, other.reason) == (True, True, Reason.DNS_DENIED)
+    closed_port = node.flow(port=81).admitted()
+    assert (closed_port.allowed, closed_port.audited, closed_port.reason) == (True, True, Reason.POLICY_DENIED)
+
+
+def test_audit_mode_of_one_end_does_not_open_the_other() -> None:
+    audited = EndpointPolicy((http("p", PUBLIC),), enforce_egress=True, audit=True)
+    node = Node(audited, ingress(http("s", HttpRule(path="/other"), direction=Direction.INGRESS)))
+    decision = node.flow(server=SERVER).http(b"GET", b"/secret", b"example.com", ())
+    assert (decision.allowed, decision.audited, decision.rule) == (False, False, "s http")
+    decision = node.flow(server=SERVER).http(b"GET", b"/other", b"example.com", ())
+    assert (decision.allowed, decision.audited, decision.rule) == (True, True, "p http")
+
+
+def test_what_is_limited_to_server_names_is_no_http() -> None:
+    limited = Rule(Direction.EGRESS, Origin("t", "tls"), ports=TCP_80, server_names=("*.example.com",))
+    assert not Node(egress(limited)).flow().http(b"GET", b"/", b"www.example.com", ()).allowed

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import msgspec
 import pytest
 
 from l7policy.entries import Entry, entries, port_prefixes
 from l7policy.ids import ANY_IDENTITY, IdentityId
 from l7policy.judgement import PolicyVerdict
-from l7policy.model import EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule
+from l7policy.model import Action, EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule, Tier
 from l7policy.verdict import Direction, Protocol
 
 WORLD = frozenset({"reserved:world"})
@@ -25,7 +26,7 @@ def rule(
         Origin(name, "r"),
         peers=peers,
         ports=ports,
-        deny=deny,
+        action=Action.DENY if deny else Action.ALLOW,
         http=(HttpRule(),) if http else None,
         dns=(FqdnPeer(match_pattern="*"),) if dns else None,
     )
@@ -79,7 +80,7 @@ def test_a_stronger_verdict_inside_a_wider_one_is_an_entry_of_its_own() -> None:
         rule(name="all"), rule(Port(TCP, 80, 80), http=True, name="web"), rule(Port(TCP, 8080, 8083), deny=True)
     )
     assert seen(found) == [(0, 0, 0, "ALLOW"), (TCP, 8080, 22, "DENY"), (TCP, 80, 24, "REDIRECT")]
-    assert [entry.precedence for entry in found] == [1, 255, 154]
+    assert [entry.precedence & 0xFF for entry in found] == [1, 255, 154]
     assert found[0].cookie == Origin("all", "r").cookie
     assert found[2].cookie == Origin("web", "r").cookie
 
@@ -110,7 +111,7 @@ def test_a_direction_that_is_not_enforced_has_no_entries() -> None:
 def test_dns_over_any_protocol_is_redirected_for_tcp_and_udp() -> None:
     found = compiled(rule(Port(Protocol.ANY, 53, 53), dns=True))
     assert seen(found) == [(TCP, 53, 24, "REDIRECT"), (UDP, 53, 24, "REDIRECT")]
-    assert {entry.precedence for entry in found} == {134}
+    assert {entry.precedence & 0xFF for entry in found} == {134}
 
 
 def test_an_entry_knows_the_last_port_it_covers() -> None:
@@ -123,3 +124,30 @@ def test_an_entry_knows_the_last_port_it_covers() -> None:
 def test_identity_zero_and_only_that_has_no_labels(identity: IdentityId, labels: frozenset[str] | None) -> None:
     with pytest.raises(ValueError, match="identity 0"):
         entries(EndpointPolicy(), identity, labels)
+
+
+def test_a_pass_holds_what_the_later_tiers_come_to_and_beats_the_rest_of_its_tier() -> None:
+    def of(tier: Tier, priority: int, action: Action, *ports: Port) -> Rule:
+        return msgspec.structs.replace(rule(*ports, name=action.value), tier=tier, priority=priority, action=action)
+
+    passed, denied = of(Tier.ADMIN, 4, Action.PASS, Port(TCP, 80, 80)), of(Tier.ADMIN, 5, Action.DENY)
+    found = compiled(passed, denied, of(Tier.NORMAL, 0, Action.ALLOW))
+    assert seen(found) == [(0, 0, 0, "DENY"), (TCP, 80, 24, "ALLOW")]
+    assert found[1].precedence == (0xFFFFFF - 4) << 8
+    assert found[0].precedence == (0xFFFFFF - 5) << 8 | 255
+    # Nothing behind the pass: default deny, named by the rule that passed.
+    alone = compiled(passed, of(Tier.ADMIN, 5, Action.ALLOW))
+    assert seen(alone) == [(0, 0, 0, "ALLOW"), (TCP, 80, 24, "DENY")]
+    assert alone[1].cookie == passed.origin.cookie
+
+
+def test_where_a_rule_passes_an_identity_also_holds_the_rules_for_any_peer() -> None:
+    policy = EndpointPolicy((rule(peers=None), msgspec.structs.replace(rule(), action=Action.PASS)), True)
+    assert seen(entries(policy, SOMEONE, WORLD)) == [(0, 0, 0, "ALLOW")]
+
+
+def test_types_of_icmp_stand_where_ports_do() -> None:
+    assert seen(compiled(rule(Port(Protocol.ICMP, 8, 8), Port(Protocol.ICMPV6, 128, 128)))) == [
+        (Protocol.ICMP, 8, 24, "ALLOW"),
+        (Protocol.ICMPV6, 128, 24, "ALLOW"),
+    ]

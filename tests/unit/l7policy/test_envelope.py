@@ -12,6 +12,7 @@ def read(text: str) -> tuple[list[Document], list[str]]:
     return found, [str(error) for error in reader.errors]
 
 
+ADMIN = "apiVersion: policy.networking.k8s.io/{}\nkind: {}\nmetadata: {{name: a}}\nspec: {{}}"
 CNP = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
 CCNP = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\n"
 NP = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
@@ -24,6 +25,9 @@ NP = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
         (CNP + "metadata: {name: a.b-c, namespace: shop}", "shop/a.b-c"),
         (CCNP + "metadata: {name: a}", "a"),
         (NP + "metadata: {name: a, namespace: shop}\nspec: {}", "networkpolicy:shop/a"),
+        (ADMIN.format("v1alpha1", "AdminNetworkPolicy"), "adminnetworkpolicy:a"),
+        (ADMIN.format("v1alpha1", "BaselineAdminNetworkPolicy"), "baselineadminnetworkpolicy:a"),
+        (ADMIN.format("v1alpha2", "ClusterNetworkPolicy"), "clusternetworkpolicy:a"),
         (
             CNP
             + "metadata: {name: a, creationTimestamp: null, labels: {a: b}, annotations: {x: 1}, uid: u}\nstatus: {}",
@@ -55,8 +59,9 @@ def test_a_list_is_unpacked() -> None:
         (
             "apiVersion: apps/v1\nkind: Deployment",
             (
-                "f:2:7: kind Deployment is not supported "
-                "(hint: known here: CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy, List, NetworkPolicy)"
+                "f:2:7: kind Deployment is not supported (hint: known here: AdminNetworkPolicy,"
+                " BaselineAdminNetworkPolicy, CiliumCIDRGroup, CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy,"
+                " ClusterNetworkPolicy, EndpointSlice, List, NetworkPolicy, Service)"
             ),
         ),
         (
@@ -83,6 +88,17 @@ def test_a_list_is_unpacked() -> None:
         (
             CCNP + "metadata: {name: a, namespace: b}",
             "f:3:21: a clusterwide policy is in no namespace (hint: leave it out, or use CiliumNetworkPolicy)",
+        ),
+        (
+            ADMIN.format("v1alpha1", "ClusterNetworkPolicy"),
+            (
+                "f:1:13: a ClusterNetworkPolicy has apiVersion policy.networking.k8s.io/v1alpha2,"
+                " not policy.networking.k8s.io/v1alpha1"
+            ),
+        ),
+        (
+            ADMIN.format("v1alpha1", "AdminNetworkPolicy").replace("name: a", "name: a, namespace: b"),
+            "f:3:21: AdminNetworkPolicy is in no namespace (hint: leave it out)",
         ),
         (NP + "metadata: {name: a}", "f:1:1: a NetworkPolicy needs the field spec"),
         (NP + "metadata: {name: a}\nspecs: []\nspec: {}", "f:4:1: unknown field specs (hint: did you mean spec?)"),

@@ -136,3 +136,26 @@ def test_an_expression_that_re2_refuses_says_so_when_it_is_built(text: str) -> N
 
 def test_equal_lists_share_one_compilation() -> None:
     assert http.http_rules((HttpRule(path="/a"),)) is http.http_rules((HttpRule(path="/a"),))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_a_long_list_finds_the_rule_that_a_short_one_finds(count: int) -> None:
+    """From some length on, expressions are asked all at once."""
+    rules = HttpRules(
+        HttpRule(method="GET|HEAD", path=f"/{number}/.*", host=f"h{number}[.]example") for number in range(count)
+    )
+    for number in range(count):
+        path, host = f"/{number}/x".encode(), f"h{number}.example".encode()
+        assert rules.match(b"GET", path, host, ())
+        assert not rules.match(b"PUT", path, host, ())
+        assert not rules.match(b"GET", path, host + b"x", ())
+        assert not rules.match(b"GET", b"/" + path, host, ())
+    assert not rules.match(b"GET", b"/\xff/x", b"h0.example", ())
+
+
+def test_expressions_too_large_to_be_asked_at_once_are_asked_one_by_one() -> None:
+    texts = [rf"/{number}\pL{{40}}" for number in range(4)]
+    assert http._set(texts) is None
+    rules = HttpRules(HttpRule(path=text) for text in texts)
+    assert rules.match(b"GET", b"/3" + b"a" * 40, b"", ())
+    assert not rules.match(b"GET", b"/4" + b"a" * 40, b"", ())

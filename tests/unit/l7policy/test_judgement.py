@@ -1,8 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+import msgspec
 import pytest
 
 from l7policy.judgement import Judgement, PolicyVerdict, judge, redirect_precedence
-from l7policy.model import CidrPeer, EndpointPolicy, EntityPeer, FqdnPeer, HttpRule, Origin, Peer, Port, Rule
+from l7policy.model import (
+    Action,
+    CidrPeer,
+    EndpointPolicy,
+    EntityPeer,
+    FqdnPeer,
+    HttpRule,
+    Origin,
+    Peer,
+    Port,
+    Rule,
+    Tier,
+)
 from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
@@ -25,7 +38,15 @@ def rule(
     dns: tuple[FqdnPeer, ...] | None = None,
     direction: Direction = EGRESS,
 ) -> Rule:
-    return Rule(direction, Origin(name, "rule"), peers=peers, ports=ports, deny=deny, http=http, dns=dns)
+    return Rule(
+        direction,
+        Origin(name, "rule"),
+        peers=peers,
+        ports=ports,
+        action=Action.DENY if deny else Action.ALLOW,
+        http=http,
+        dns=dns,
+    )
 
 
 def tcp(first: int, last: int | None = None) -> Port:
@@ -34,6 +55,12 @@ def tcp(first: int, last: int | None = None) -> Port:
 
 def ask(*rules: Rule, port: int = 80, protocol: int = TCP, direction: Direction = EGRESS) -> Judgement:
     return judge(EndpointPolicy(rules, enforce_egress=True), direction, WORLD, protocol, port)
+
+
+def low_byte(judgement: Judgement) -> int:
+    """What decides within a level; the rest is that of the normal tier, at its strongest."""
+    assert judgement.precedence >> 8 == 0xFFFFFF - (1 << 22)
+    return judgement.precedence & 0xFF
 
 
 def names(judgement: Judgement) -> list[str]:
@@ -56,7 +83,7 @@ def test_what_nothing_covers_is_denied_by_default() -> None:
 
 def test_a_rule_without_limits_allows_and_is_named() -> None:
     judgement = ask(rule("a", tcp(80)), rule("b"))
-    assert (judgement.verdict, judgement.proxy, judgement.precedence) == (ALLOW, ProxyKind.NONE, 1)
+    assert (judgement.verdict, judgement.proxy, low_byte(judgement)) == (ALLOW, ProxyKind.NONE, 1)
     assert names(judgement) == ["a", "b"]
     assert judgement.http is None
     assert judgement.dns is None
@@ -64,7 +91,7 @@ def test_a_rule_without_limits_allows_and_is_named() -> None:
 
 def test_deny_beats_redirect_and_allow() -> None:
     judgement = ask(rule("h", tcp(80), http=(GET,)), rule("a"), rule("d", peers=(EntityPeer("world"),), deny=True))
-    assert (judgement.verdict, judgement.reason, judgement.precedence) == (DENY, Reason.POLICY_DENY, 255)
+    assert (judgement.verdict, judgement.reason, low_byte(judgement)) == (DENY, Reason.POLICY_DENY, 255)
     assert names(judgement) == ["d"]
 
 
@@ -80,7 +107,7 @@ def test_a_deny_rule_for_a_range_is_a_drop_and_not_a_403() -> None:
 def test_a_limited_rule_redirects_even_where_a_wider_one_allows() -> None:
     for wider in (rule("a"), rule("a", tcp(0, 65535)), rule("a", tcp(79, 81)), rule("a", tcp(80, 81))):
         judgement = ask(wider, rule("h", tcp(80), http=(GET,)))
-        assert (judgement.verdict, judgement.proxy, judgement.precedence) == (REDIRECT, ProxyKind.HTTP, 154)
+        assert (judgement.verdict, judgement.proxy, low_byte(judgement)) == (REDIRECT, ProxyKind.HTTP, 154)
         assert judgement.http == (GET,)
         assert names(judgement) == ["h"]
 
@@ -120,7 +147,7 @@ def test_an_allow_of_a_range_voids_a_list_for_just_that_range_only() -> None:
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 def test_names_are_limited_over_both_protocols_of_dns(protocol: Protocol) -> None:
     judgement = ask(rule("n", Port(ANY, 53, 53), dns=(EXAMPLE,)), rule("a"), protocol=protocol, port=53)
-    assert (judgement.verdict, judgement.proxy, judgement.precedence) == (REDIRECT, ProxyKind.DNS, 134)
+    assert (judgement.verdict, judgement.proxy, low_byte(judgement)) == (REDIRECT, ProxyKind.DNS, 134)
     assert judgement.dns == (EXAMPLE,)
     assert judgement.http is None
 
@@ -164,6 +191,80 @@ def test_only_a_rule_without_ports_covers_what_has_none(
     ports: tuple[Port, ...], protocol: int, port: int, verdict: PolicyVerdict
 ) -> None:
     assert ask(rule("a", *ports), protocol=protocol, port=port).verdict == verdict
+
+
+def of(name: str, tier: Tier, priority: int, action: Action, *ports: Port, **more: object) -> Rule:
+    return msgspec.structs.replace(rule(name, *ports), tier=tier, priority=priority, action=action, **more)
+
+
+ADMIN, NORMAL, BASELINE = Tier.ADMIN, Tier.NORMAL, Tier.BASELINE
+
+
+@pytest.mark.parametrize(
+    ("rules", "verdict", "by"),
+    [
+        ([(ADMIN, 5, "allow"), (NORMAL, 0, "deny")], ALLOW, ADMIN),
+        ([(ADMIN, 5, "deny"), (NORMAL, 0, "allow")], DENY, ADMIN),
+        ([(ADMIN, 5, "allow"), (ADMIN, 6, "deny")], ALLOW, ADMIN),
+        ([(ADMIN, 6, "allow"), (ADMIN, 5, "deny")], DENY, ADMIN),
+        ([(ADMIN, 5, "allow"), (ADMIN, 5, "deny")], DENY, ADMIN),
+        ([(ADMIN, 5, "allow"), (ADMIN, 5, "pass"), (NORMAL, 0, "deny")], ALLOW, ADMIN),
+        ([(ADMIN, 4, "pass"), (ADMIN, 5, "deny"), (NORMAL, 0, "allow")], ALLOW, NORMAL),
+        ([(ADMIN, 4, "pass"), (ADMIN, 5, "allow"), (NORMAL, 0, "deny")], DENY, NORMAL),
+        ([(ADMIN, 4, "pass"), (ADMIN, 5, "allow"), (BASELINE, 9, "deny")], DENY, BASELINE),
+        ([(ADMIN, 4, "pass"), (NORMAL, 9, "pass"), (NORMAL, 10, "deny"), (BASELINE, 9, "allow")], ALLOW, BASELINE),
+        ([(ADMIN, 4, "pass"), (ADMIN, 5, "allow")], DENY, None),
+        ([(NORMAL, 0, "allow"), (BASELINE, 0, "deny")], ALLOW, NORMAL),
+    ],
+)
+def test_the_strongest_tier_and_priority_decides_and_a_pass_skips_the_tier(
+    rules: list[tuple[Tier, int, str]], verdict: PolicyVerdict, by: Tier | None
+) -> None:
+    judgement = ask(*(of(tier.name, tier, priority, Action(action)) for tier, priority, action in rules))
+    assert judgement.verdict == verdict
+    assert names(judgement) == ([] if by is None else [by.name])
+    assert judgement.reason == (
+        Reason.POLICY_DENIED if by is None else Reason.POLICY_DENY if verdict == DENY else Reason.NONE
+    )
+
+
+def test_a_stronger_plain_allow_ends_it_before_any_limit() -> None:
+    """AdminNetworkPolicy's Accept is final: weaker rules do not limit what it let through, nor are they voided."""
+    limited = rule("h", tcp(80), http=(GET,))
+    assert ask(of("a", ADMIN, 1, Action.ALLOW, tcp(80)), limited).verdict == ALLOW
+    assert ask(of("a", BASELINE, 1, Action.ALLOW, tcp(80)), limited).http == (GET,)
+
+
+def test_server_names_redirect_and_nothing_voids_them() -> None:
+    limited = msgspec.structs.replace(rule("t", tcp(443)), server_names=("*.example.com",))
+    other = msgspec.structs.replace(rule("u", tcp(443)), server_names=("a.example", "*.example.com"))
+    judgement = ask(limited, other, rule("a", tcp(443)), port=443)
+    assert (judgement.verdict, judgement.proxy, low_byte(judgement)) == (REDIRECT, ProxyKind.TLS, 139)
+    assert judgement.server_names == ("*.example.com", "a.example")
+    assert names(judgement) == ["t", "u"]
+    assert ask(limited, rule("h", tcp(443), http=(GET,)), port=443).proxy == ProxyKind.HTTP
+
+
+def test_a_name_that_stands_for_no_number_covers_nothing() -> None:
+    named = Port(TCP, name="web")
+    assert ask(rule("a", named)).verdict == DENY
+    assert ask(rule("d", named, deny=True), rule("a")).verdict == ALLOW
+
+
+def test_an_audited_endpoint_is_told_so_with_every_verdict_that_refuses() -> None:
+    def audited(*rules: Rule) -> Judgement:
+        return judge(EndpointPolicy(rules, enforce_egress=True, audit=True), EGRESS, WORLD, TCP, 80)
+
+    assert audited().audit
+    assert audited(rule("d", deny=True)).audit
+    assert audited(rule("h", tcp(80), http=(GET,))).audit
+    assert not audited(rule("a")).audit
+
+
+def test_the_text_for_the_log_is_that_of_the_rule_that_decided() -> None:
+    noted = msgspec.structs.replace(rule("d", deny=True), log="ticket 7")
+    assert ask(rule("e", deny=True), noted).log == "ticket 7"
+    assert ask(msgspec.structs.replace(rule("a"), log="no"), rule("d", deny=True)).log == ""
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def test_absent_and_empty_peers_are_everybody(spec: str, expected: tuple[Peer, .
             (Port(Protocol.TCP, 80, 90), Port(Protocol.UDP, 53, 53)),
         ),
         ("[{port: 9, protocol: SCTP}]", (Port(Protocol.SCTP, 9, 9),)),
+        ("[{port: http}]", (Port(Protocol.TCP, name="http"),)),
+        ("[{port: dns, protocol: UDP}]", (Port(Protocol.UDP, name="dns"),)),
     ],
 )
 def test_a_protocol_not_given_is_tcp_and_a_port_not_given_is_every_port(ports: str, expected: tuple[Port, ...]) -> None:
@@ -164,7 +166,11 @@ def test_a_protocol_not_given_is_tcp_and_a_port_not_given_is_every_port(ports: s
             "ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24, except: [192.0.2.0/23]}}]}]",
             "1:59: except: 192.0.2.0/23 is not inside of 192.0.2.0/24",
         ),
-        ("ingress: [{ports: [{port: http}]}]", "1:27: port: names of ports are not supported yet (write its number)"),
+        (
+            "ingress: [{ports: [{port: http, endPort: 90}]}]",
+            "1:33: a port with a name takes no endPort (write the numbers of the range)",
+        ),
+        ("ingress: [{ports: [{port: no_name}]}]", "1:27: port must be a number, not text"),
         ("ingress: [{ports: [{port: '80'}]}]", "1:27: port must be a number, not text (write it without quotes)"),
         ("ingress: [{ports: [{port: 0}]}]", "1:27: port: '0' is not a port: a number from 1 to 65535"),
         ("ingress: [{ports: [{port: 65536}]}]", "1:27: port: '65536' is not a port: a number from 1 to 65535"),

@@ -66,6 +66,7 @@ def test_one_key_has_one_value() -> None:
         ("k8s:io.kubernetes.pod.namespace", "k8s:io.kubernetes.pod.namespace"),
         ("reserved:host", "reserved:host"),
         ("reserved.host", "reserved:host"),
+        ("reserved:kube-apiserver", "reserved:kube-apiserver"),
     ],
 )
 def test_a_key_of_a_selector_without_a_source_means_any_source(text: str, expected: str) -> None:
@@ -80,7 +81,7 @@ def test_a_key_of_a_selector_without_a_source_means_any_source(text: str, expect
         ("k8s:a:b", "is not a label key"),
         ("k8:app", "unknown label source 'k8'; did you mean k8s?"),
         ("cidr:192.0.2.0/24", "unknown label source 'cidr'"),
-        ("reserved:kube-apiserver", "label reserved:kube-apiserver is not supported yet"),
+        ("reserved:all", "unknown label reserved:all"),
         (
             "k8s.io.kubernetes.pod.namespace",
             "no workload has the label k8s.io.kubernetes.pod.namespace; did you mean k8s:io.kubernetes.pod.namespace?",
@@ -92,6 +93,13 @@ def test_a_selector_cannot_ask_for(text: str, expected: str) -> None:
     with pytest.raises(LabelError) as caught:
         labels.selector_key(text)
     assert expected in str(caught.value)
+
+
+def test_a_key_of_a_selector_of_nodes_may_name_its_source() -> None:
+    assert labels.node_key("role") == "any:role"
+    assert labels.node_key("node:example.com/role") == "node:example.com/role"
+    with pytest.raises(LabelError, match="unknown label source 'reserved'"):
+        labels.node_key("reserved:host")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,24 @@
 import pytest
 
 from l7policy.model import (
+    LAST_PRIORITY,
+    Action,
     CidrPeer,
     EntityPeer,
     FqdnPeer,
     HeaderMatch,
     HttpRule,
     LabelPeer,
+    Mismatch,
+    NodePeer,
     Operator,
     Origin,
     Port,
     Requirement,
     Rule,
+    Secret,
+    Tier,
+    WorkloadPeer,
 )
 from l7policy.verdict import Direction, Protocol
 from l7policy.wording import describe
@@ -33,7 +40,7 @@ LABELS = LabelPeer(
     ("rule", "words"),
     [
         (Rule(EGRESS, HERE), "allow everything to anyone"),
-        (Rule(INGRESS, HERE, peers=(), deny=True), "deny everything from nobody"),
+        (Rule(INGRESS, HERE, peers=(), action=Action.DENY), "deny everything from nobody"),
         (Rule(EGRESS, HERE, peers=(EntityPeer("world"), LabelPeer())), "allow everything to world, any workload"),
         (
             Rule(INGRESS, HERE, peers=(LABELS,)),
@@ -69,6 +76,45 @@ LABELS = LabelPeer(
         (
             Rule(EGRESS, HERE, dns=(FqdnPeer(match_pattern="*"), FqdnPeer(match_name="a.example.com."))),
             "allow everything to anyone for names *, a.example.com",
+        ),
+        (
+            Rule(EGRESS, HERE, action=Action.PASS, tier=Tier.ADMIN, priority=5003),
+            "pass everything to anyone (tier admin, priority 5)",
+        ),
+        (Rule(EGRESS, HERE, tier=Tier.BASELINE, priority=LAST_PRIORITY), "allow everything to anyone"),
+        (
+            Rule(EGRESS, HERE, ports=(Port(Protocol.TCP, name="web"), Port(Protocol.ICMP, 8, 8))),
+            "allow TCP port named web, ICMP type 8 to anyone",
+        ),
+        (
+            Rule(EGRESS, HERE, peers=(NodePeer(), NodePeer((Requirement("any:role", Operator.IN, ("db",)),)))),
+            "allow everything to nodes, nodes with role=db",
+        ),
+        (
+            Rule(EGRESS, HERE, peers=(WorkloadPeer(("k8s:app=web", "k8s:canary")),)),
+            "allow everything to the workload k8s:app=web k8s:canary",
+        ),
+        (
+            Rule(EGRESS, HERE, server_names=("a.example", "*.example.com")),
+            "allow everything to anyone with TLS for a.example, *.example.com",
+        ),
+        (
+            Rule(
+                EGRESS,
+                HERE,
+                http=(
+                    HttpRule(
+                        headers=(
+                            HeaderMatch("X-Token", None, Secret("ns", "token"), Mismatch.REPLACE),
+                            HeaderMatch("X-Team", "shop", None, Mismatch.LOG),
+                        )
+                    ),
+                ),
+            ),
+            (
+                "allow everything to anyone with HTTP any method any path X-Token: secret ns/token or REPLACE"
+                " X-Team: shop or LOG"
+            ),
         ),
     ],
 )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policies may say and this version of l7d does not enforce: told before a reload, and never enforced by halves.
+
+`rules check`, `explain` and `test` understand all that documents may hold. The datapath and the proxies do not yet: a
+deny that they pass over would let through what its author forbade. So the agent refuses such policies, by what this
+module finds. Whoever teaches l7d one of these things takes it out here.
+
+May not read documents. Failure verdict: what is not known to be enforced is refused.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from l7policy.errors import PolicyError
+from l7policy.model import EntityPeer, HttpRule, LabelPeer, Mismatch, NodePeer, Origin, Peer, Requirement, Rule
+from l7policy.policydoc import Policy, SubjectKind
+
+UNKNOWN_RESERVED: Final = frozenset({"health", "ingress", "init", "kube-apiserver", "unmanaged"})
+"""Nothing here gives an address one of these labels, so a rule for it would match nothing."""
+
+_NOT_ENFORCED: Final = "is not enforced by this version of l7d"
+_HINT: Final = "rules check, explain and test understand it; l7d loads no policy that it would enforce by halves"
+
+
+def unsupported(policies: Iterable[Policy], *, named_ports: bool = False) -> tuple[PolicyError, ...]:
+    """Everything that would not be enforced as written, at the place of its rule. `named_ports`: whether
+    `resolve.endpoint_policy` is given the ports that workloads have names for."""
+    found: list[PolicyError] = []
+    for policy in policies:
+        here = Origin(policy.name, policy.part, policy.file, policy.line, policy.column)
+        found.extend(_error(here, what) for what in _of_subject(policy))
+        for rule in policy.rules:
+            found.extend(_error(rule.origin, what) for what in _of_rule(rule, named_ports=named_ports))
+    return tuple(sorted(set(found)))
+
+
+def _error(origin: Origin, what: str) -> PolicyError:
+    return PolicyError(origin.file, origin.line, origin.column, f"{str(origin).strip()}: {what} {_NOT_ENFORCED}", _HINT)
+
+
+def _of_subject(policy: Policy) -> Iterator[str]:
+    if policy.subject_kind == SubjectKind.NODE:
+        yield "nodeSelector"
+    yield from _reserved(policy.subject)
+
+
+def _of_rule(rule: Rule, *, named_ports: bool) -> Iterator[str]:
+    for peer in rule.peers or ():
+        yield from _of_peer(peer)
+    if rule.server_names is not None:
+        yield "serverNames"
+    if not named_ports:
+        for port in rule.ports:
+            if port.name:
+                yield f"the port named {port.name}"
+    for match in rule.http or ():
+        yield from _of_headers(match)
+
+
+def _of_peer(peer: Peer) -> Iterator[str]:
+    match peer:
+        case EntityPeer() if peer.entity in UNKNOWN_RESERVED:
+            yield f"the entity {peer.entity}"
+        case LabelPeer():
+            yield from _reserved(peer.requirements)
+        case NodePeer():
+            yield "a selector of nodes"
+
+
+def _reserved(requirements: Iterable[Requirement]) -> Iterator[str]:
+    for requirement in requirements:
+        source, _, name = requirement.key.partition(":")
+        if source == "reserved" and name in UNKNOWN_RESERVED:
+            yield f"the label {requirement.key}"
+
+
+def _of_headers(rule: HttpRule) -> Iterator[str]:
+    for match in rule.headers:
+        if match.mismatch != Mismatch.FAIL:
+            yield f"mismatch {match.mismatch.value} of header {match.name}"
+        if match.secret is not None:
+            yield f"the secret for header {match.name}"

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which labelled things each selector selects, kept up to date by what changes.
+
+A thing is an identity, a group of endpoints, whatever has labels. The cache knows two indexes: from labels to things,
+for a selector that is new, and from labels to selectors, for a thing that is new. So a new thing meets only selectors
+that mention its labels, and a new selector only things that carry what it asks for. The indexes hold *necessary*
+conditions only, and whoever passes them is asked by the real `selectors.matches`: an index that knows too little about
+a new kind of selector costs time and never a wrong answer.
+
+This module may not know rules or policies. Its failure verdict: a selector without an index is asked about everybody.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from l7policy.model import (
+    CidrPeer,
+    FqdnPeer,
+    LabelPeer,
+    Labels,
+    NodePeer,
+    Operator,
+    Peer,
+    Requirement,
+    WorkloadPeer,
+)
+from l7policy.selectors import SYNTHETIC_SOURCES, matches, selects
+
+Thing = TypeVar("Thing")
+Selector = TypeVar("Selector")
+
+Terms = frozenset[str]
+"""What labels are found by: ``k8s:app`` and ``k8s:app=web``, for workloads also ``any:app`` and ``any:app=web``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Necessary conditions of a selector, as terms."""
+
+    every: Terms = frozenset()
+    """Each of these."""
+    one_of: tuple[Terms, ...] = ()
+    """At least one of each of these."""
+
+
+def terms(labels: Labels) -> Terms:
+    """Every term that the labels answer to."""
+    return frozenset().union(*map(_terms_of, labels))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _terms_of(label: str) -> Terms:
+    key, equals, _ = label.partition("=")
+    full = label if equals else f"{label}="
+    source, _, rest = full.partition(":")
+    if source in SYNTHETIC_SOURCES:
+        return frozenset({key, full})
+    return frozenset({key, full, f"any:{key.partition(':')[2]}", f"any:{rest}"})
+
+
+def needs_of_requirements(requirements: Iterable[Requirement]) -> Needs:
+    """What labels must have to meet all of them. What they must not have is not asked here."""
+    every: set[str] = set()
+    one_of: list[Terms] = []
+    for requirement in requirements:
+        if requirement.operator == Operator.EXISTS:
+            every.add(requirement.key)
+        elif requirement.operator == Operator.IN:
+            values = frozenset(f"{requirement.key}={value}" for value in requirement.values)
+            if len(values) == 1:
+                every |= values
+            else:
+                one_of.append(values)
+    return Needs(frozenset(every), tuple(one_of))
+
+
+def needs_of_peer(peer: Peer) -> Needs:
+    """What labels must have for a peer to select them. Entities are few, and ask for nothing here."""
+    match peer:
+        case LabelPeer() | NodePeer():
+            return needs_of_requirements(peer.requirements)
+        case CidrPeer():
+            return Needs(frozenset({f"cidr:{peer.cidr}="}))
+        case FqdnPeer():
+            return Needs(frozenset({f"{peer.label}="}))
+        case WorkloadPeer():
+            return Needs(frozenset(_full(peer.labels)))
+        case _:
+            return Needs()
+
+
+@dataclass(slots=True)
+class _Selection(Generic[Selector, Thing]):
+    """One selector in use, and whom it selects."""
+
+    selector: Selector
+    needs: Needs
+    anchors: tuple[str, ...] = ()
+    """Terms under which new things find it; none: everybody is asked."""
+    members: set[Thing] = field(default_factory=set)
+    users: int = 0
+
+
+Change = tuple[Selector, Thing]
+
+
+class SelectorCache(Generic[Selector, Thing]):
+    """Selectors in use and the things they select."""
+
+    def __init__(self, needs: Callable[[Selector], Needs], selected: Callable[[Selector, Labels], bool]) -> None:
+        self._needs = needs
+        self._selected = selected
+        self._labels: dict[Thing, Labels] = {}
+        self._selections: dict[Selector, _Selection[Selector, Thing]] = {}
+        self._with_label: dict[str, set[Thing]] = {}
+        """Things by label, always with ``=``."""
+        self._of_key: dict[str, set[str]] = {}
+        """Those labels by ``source:key``: what Exists stands for."""
+        self._workload_sources: set[str] = set()
+        """What ``any:`` stands for: two or three, so none is ever forgotten."""
+        self._anchored: dict[str, dict[Selector, _Selection[Selector, Thing]]] = {}
+        self._unanchored: dict[Selector, _Selection[Selector, Thing]] = {}
+
+    def __len__(self) -> int:
+        return len(self._selections)
+
+    # -- selectors ------------------------------------------------------------------------------------------------
+
+    def acquire(self, selector: Selector) -> Set[Thing]:
+        """Takes a selector into use, once more if it is. Returns whom it selects, now and from now on."""
+        selection = self._selections.get(selector)
+        if selection is None:
+            selection = self._selections[selector] = self._select(selector)
+        selection.users += 1
+        return selection.members
+
+    def release(self, selector: Selector) -> None:
+        """Undoes one `acquire`."""
+        selection = self._selections[selector]
+        selection.users -= 1
+        if selection.users:
+            return
+        del self._selections[selector]
+        self._unanchored.pop(selector, None)
+        for anchor in selection.anchors:
+            anchored = self._anchored[anchor]
+            del anchored[selector]
+            if not anchored:
+                del self._anchored[anchor]
+
+    def members(self, selector: Selector) -> Set[Thing]:
+        """Whom a selector in use selects."""
+        return self._selections[selector].members
+
+    def _select(self, selector: Selector) -> _Selection[Selector, Thing]:
+        needs = self._needs(selector)
+        selection = _Selection[Selector, Thing](selector, needs)
+        candidates: Iterable[Thing] = self._labels
+        options = [frozenset({term}) for term in needs.every] + list(needs.one_of)
+        if options:
+            found = [
+                [self._with_label[label] for term in option for label in self._standing_for(term)] for option in options
+            ]
+            # The rarest condition is the anchor: fewest things are asked now, and the fewest later, too.
+            by_size = sorted((sum(map(len, sets)), min(options[index]), index) for index, sets in enumerate(found))
+            first, *others = (found[index] for _, _, index in by_size)
+            narrowed: set[Thing] = set().union(*first)
+            for sets in others:
+                narrowed = narrowed & sets[0] if len(sets) == 1 else narrowed.intersection(set().union(*sets))
+            candidates = narrowed
+            selection.anchors = tuple(options[by_size[0][2]])
+        for anchor in selection.anchors:
+            self._anchored.setdefault(anchor, {})[selector] = selection
+        if not options:
+            self._unanchored[selector] = selection
+        selected, labels = self._selected, self._labels
+        selection.members.update(thing for thing in candidates if selected(selector, labels[thing]))
+        return selection
+
+    def _standing_for(self, term: str) -> list[str]:
+        """The labels in use that answer to a term."""
+        source, _, rest = term.partition(":")
+        key, equals, _ = rest.partition("=")
+        sources = self._workload_sources if source == "any" else {source}
+        if equals:
+            return [label for source in sources if (label := f"{source}:{rest}") in self._with_label]
+        return [label for source in sources for label in self._of_key.get(f"{source}:{key}", ())]
+
+    # -- things ---------------------------------------------------------------------------------------------------
+
+    def update(
+        self, things: Mapping[Thing, Labels | None]
+    ) -> tuple[list[Change[Selector, Thing]], list[Change[Selector, Thing]]]:
+        """Takes over new labels of things; None: it is gone. Returns who was selected newly, and who is no more."""
+        gained: list[Change[Selector, Thing]] = []
+        lost: list[Change[Selector, Thing]] = []
+        for thing, labels in things.items():
+            before = self._labels.get(thing)
+            if before == labels:
+                continue
+            left = self._meeting(before) if before is not None else {}
+            met = self._meeting(labels) if labels is not None else {}
+            if before is not None:
+                self._unindex(thing, before)
+            if labels is not None:
+                self._index(thing, labels)
+            for selector, selection in left.items():
+                if selector not in met and thing in selection.members:
+                    selection.members.remove(thing)
+                    lost.append((selector, thing))
+            for selector, selection in met.items():
+                was = thing in selection.members
+                if (labels is not None and self._selected(selector, labels)) == was:
+                    continue
+                if was:
+                    selection.members.remove(thing)
+                    lost.append((selector, thing))
+                else:
+                    selection.members.add(thing)
+                    gained.append((selector, thing))
+        return gained, lost
+
+    def labels_of(self, thing: Thing) -> Labels:
+        """The labels of a thing."""
+        return self._labels[thing]
+
+    def things(self) -> Mapping[Thing, Labels]:
+        """Every thing and its labels. Not to be changed."""
+        return self._labels
+
+    def _meeting(self, labels: Labels) -> dict[Selector, _Selection[Selector, Thing]]:
+        """The selectors whose necessary conditions are met."""
+        if not self._selections:
+            return {}
+        carried = terms(labels)
+        met = dict(self._unanchored)
+        for term in carried:
+            for selector, selection in self._anchored.get(term, {}).items():
+                needs = selection.needs
+                if needs.every <= carried and not any(needs_.isdisjoint(carried) for needs_ in needs.one_of):
+                    met[selector] = selection
+        return met
+
+    def _index(self, thing: Thing, labels: Labels) -> None:
+        self._labels[thing] = labels
+        for label in _full(labels):
+            carriers = self._with_label.get(label)
+            if carriers is None:
+                carriers = self._with_label[label] = set()
+                key = label.partition("=")[0]
+                self._of_key.setdefault(key, set()).add(label)
+                source = key.partition(":")[0]
+                if source not in SYNTHETIC_SOURCES:
+                    self._workload_sources.add(source)
+            carriers.add(thing)
+
+    def _unindex(self, thing: Thing, labels: Labels) -> None:
+        del self._labels[thing]
+        for label in _full(labels):
+            carriers = self._with_label[label]
+            carriers.remove(thing)
+            if not carriers:
+                del self._with_label[label]
+                key = label.partition("=")[0]
+                in_use = self._of_key[key]
+                in_use.remove(label)
+                if not in_use:
+                    del self._of_key[key]
+
+
+def _full(labels: Iterable[str]) -> set[str]:
+    return {label if "=" in label else f"{label}=" for label in labels}
+
+
+def peer_cache() -> SelectorCache[Peer, Thing]:
+    """For the peers of rules."""
+    return SelectorCache(needs_of_peer, matches)
+
+
+def subject_cache() -> SelectorCache[tuple[Requirement, ...], Thing]:
+    """For the subjects of policies."""
+    return SelectorCache(needs_of_requirements, selects)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+from textwrap import indent
+
+import pytest
+
+from l7policy import capability
+from l7policy.documents import Policy, Source, load
+
+HEAD = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: base}\n"
+
+
+def policies(spec: str, subject: str = "endpointSelector: {}") -> tuple[Policy, ...]:
+    return load([Source("f", f"{HEAD}spec:\n  {subject}\n{indent(spec, '  ')}\n")])
+
+
+def http(rule: str) -> str:
+    return f"egress: [{{toPorts: [{{ports: [{{port: '80', protocol: TCP}}], rules: {{http: [{rule}]}}}}]}}]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (
+            "egress:\n- toPorts:\n  - ports: [{port: '443', protocol: TCP}]\n    serverNames: [a.example]",
+            "f:8:7: base egress[0].toPorts[0]: serverNames",
+        ),
+        ("egressDeny: [{toNodes: [{}]}]", "f:6:16: base egressDeny[0]: a selector of nodes"),
+        ("ingressDeny: [{fromEntities: [kube-apiserver]}]", "base ingressDeny[0]: the entity kube-apiserver"),
+        ("ingress: [{fromEndpoints: [{matchLabels: {'reserved:health': ''}}]}]", "the label reserved:health"),
+        ("egress: [{toPorts: [{ports: [{port: web, protocol: TCP}]}]}]", "the port named web"),
+        (http("{headerMatches: [{name: X-A, value: b, mismatch: LOG}]}"), "mismatch LOG of header X-A"),
+        (http("{headerMatches: [{name: X-A, secret: {name: s}}]}"), "the secret for header X-A"),
+    ],
+)
+def test_what_would_be_enforced_by_halves_is_refused_at_its_place(spec: str, expected: str) -> None:
+    (error,) = capability.unsupported(policies(spec))
+    assert expected in str(error)
+    assert "is not enforced by this version of l7d" in error.message
+    assert error.path == "f"
+
+
+def test_a_policy_for_nodes_or_for_endpoints_without_labels_is_refused() -> None:
+    (error,) = capability.unsupported(policies("ingress: [{}]", "nodeSelector: {}"))
+    assert str(error).startswith("f:1:1: base: nodeSelector is not enforced by this version")
+    (error,) = capability.unsupported(
+        policies("ingress: [{}]", "endpointSelector: {matchLabels: {'reserved:init': ''}}")
+    )
+    assert "the label reserved:init" in error.message
+
+
+def test_what_is_enforced_is_not_refused() -> None:
+    found = policies(
+        "egress:\n- toEntities: [world, host]\n  icmps: [{fields: [{type: EchoRequest}]}]\n"
+        "- toFQDNs: [{matchPattern: '**.example.com'}]\n"
+        "- toPorts: [{ports: [{port: '80', protocol: TCP}],"
+        " rules: {http: [{headerMatches: [{name: X-A, value: b}], headers: [X-B]}]}}]"
+    )
+    assert capability.unsupported(found) == ()
+
+
+def test_names_of_ports_are_no_matter_where_workloads_tell_theirs() -> None:
+    named = policies("egress: [{toPorts: [{ports: [{port: web, protocol: TCP}]}]}]")
+    assert capability.unsupported(named, named_ports=True) == ()
