@@ -26,7 +26,7 @@ _PORTS: Final = fields(
     "ports rules serverNames", refused={"listener": _LISTENER, "originatingTLS": _TLS, "terminatingTLS": _TLS}
 )
 _DENIES: Final = "a deny rule drops packets and sees no requests"
-_DENY_PORTS: Final = fields("ports", refused=dict.fromkeys((*_PORTS.supported - {"ports"}, *_PORTS.refused), _DENIES))
+_DENY_PORTS: Final = fields("ports", refused=dict.fromkeys(("rules", "serverNames", *_PORTS.refused), _DENIES))
 _PORT: Final = fields("port endPort protocol", required="port")
 _RULES: Final = fields("http dns", refused=dict.fromkeys(("kafka", "l7", "l7proto"), _REMOVED))
 _FQDN: Final = fields("matchName matchPattern")
