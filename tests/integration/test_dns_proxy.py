@@ -260,10 +260,10 @@ class Net:
                  "link set pod up", "link set uplink mtu 9000 up",
                  "route add 198.51.100.0/24 via 203.0.113.2",
                  "route add 2001:db8:53::/64 via 2001:db8:1::2"])  # fmt: skip
-        for family, icmp in (("-4", "icmp"), ("-6", "ipv6-icmp")):
+        for family, icmp in (("-4", 1), ("-6", 58)):  # numbers: a bare system has no /etc/protocols
             steer = ["route add local default dev lo table 100",
                      *(f"rule add iif {link} ipproto {protocol} {side} 53 pref 10 lookup 100"
-                       for protocol in ("udp", "tcp") for link, side in (("pod", "dport"), ("uplink", "sport"))),
+                       for protocol in (17, 6) for link, side in (("pod", "dport"), ("uplink", "sport"))),
                      f"rule add iif uplink ipproto {icmp} pref 11 lookup 100"]  # fmt: skip
             done = node.run(["ip", family, "-batch", "-"], stdin="".join(f"{line}\n" for line in steer))
             assert done.returncode == 0, done.stderr

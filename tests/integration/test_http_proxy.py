@@ -132,8 +132,8 @@ class Net:
         for family in ("-4", "-6"):
             ip = ("ip", "-n", self.node, family)
             run(*ip, "route", "add", "local", "default", "dev", "lo", "table", "2004")
-            run(*ip, "rule", "add", "iif", "client0", "ipproto", "tcp", "dport", "80-81", "lookup", "2004")
-            run(*ip, "rule", "add", "iif", "server0", "ipproto", "tcp", "sport", "80-81", "lookup", "2004")
+            run(*ip, "rule", "add", "iif", "client0", "ipproto", "6", "dport", "80-81", "lookup", "2004")
+            run(*ip, "rule", "add", "iif", "server0", "ipproto", "6", "sport", "80-81", "lookup", "2004")
 
     def serve(self) -> None:
         root = self.directory / "html"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from l7agent import endpoints as declarations
-from l7agent.compilation import Compiled, compile_all, host_prefix
+from l7agent.compilation import Compiled, Compiler, host_prefix
 from l7agent.endpoints import Endpoint, Endpoints
 from l7agent.identities import Identities
 from l7agent.workload import Attachment
@@ -45,7 +45,7 @@ def add(table: Endpoints, name: str, app: str, *addresses: str) -> Endpoint:
 
 
 def compiled(table: Endpoints, identities: Identities, node: tuple[str, ...] = (), text: str = POLICY) -> Compiled:
-    return compile_all(documents.load([Source("web.yaml", text)]), table, node, identities)
+    return Compiler(identities).compile(documents.load([Source("web.yaml", text)]), table, node)
 
 
 @pytest.mark.parametrize(("address", "prefix"), [("192.0.2.1", "192.0.2.1/32"), ("2001:db8:0:0::1", "2001:db8::1/128")])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from l7agent import endpoints as declarations
-from l7agent.compilation import compile_all
+from l7agent.compilation import Compiler
 from l7agent.endpoints import Endpoints
 from l7agent.identities import Identities
 from l7agent.kernel_state import KernelState
@@ -58,8 +58,13 @@ class Node:
         self.maps = maps
         self.endpoints = Endpoints(folder / "endpoints.json")
         self.identities = Identities(folder / "identities.json")
-        self.kernel = KernelState(maps)
         self.revision = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Another agent takes over the tables."""
+        self.kernel = KernelState(self.maps)
+        self.compiler = Compiler(self.identities)
 
     def add(self, name: str, app: str, *addresses: str) -> None:
         endpoint = self.endpoints.add(declarations.declare(name, [f"app={app}"]))
@@ -68,14 +73,19 @@ class Node:
 
     def stage(self, text: str) -> None:
         policies = documents.load([Source("web.yaml", text)])
-        compiled = compile_all(policies, self.endpoints, ("192.0.2.1",), self.identities)
+        compiled = self.compiler.compile(policies, self.endpoints, ("192.0.2.1",))
         self.revision += 1
         self.kernel.stage(compiled, self.endpoints, Revision(self.revision))
 
     def apply(self, text: str) -> None:
         """The whole transaction, without processes to wait for."""
         self.publish(text)
-        self.kernel.collect()
+        self.kernel.collect(self.compiler.commit())
+
+    def withdraw(self) -> None:
+        """Takes back what was staged."""
+        self.kernel.unstage()
+        self.compiler.abort()
 
     def publish(self, text: str) -> None:
         self.stage(text)
@@ -120,7 +130,7 @@ def test_until_it_is_published_nothing_refers_to_what_is_staged(node: Node) -> N
     assert between["revision"] == 2
     assert between["endpoints"][1].policy_id != before["endpoints"][1].policy_id
     assert between["policy"] == during["policy"]
-    node.kernel.collect()
+    node.kernel.collect(node.compiler.commit())
     assert {key.port for key in contents(node.maps)["policy"]} == {90}
 
 
@@ -154,7 +164,7 @@ def test_what_does_not_fit_leaves_every_table_as_it_was(node: Node, text: str, t
     with pytest.raises(MapFull) as full:
         node.publish(text)
     assert full.value.table == table
-    node.kernel.unstage()
+    node.withdraw()
     assert contents(node.maps) == before
     node.apply(rule(networks=4))
     assert {key.port for key in contents(node.maps)["policy"]} == {80}
@@ -171,7 +181,7 @@ def test_endpoints_that_do_not_fit_leave_every_table_as_it_was(
     with pytest.raises(MapFull) as full:
         node.publish(rule(networks=1))
     assert full.value.table == table
-    node.kernel.unstage()
+    node.withdraw()
     assert contents(node.maps) == before
 
 
@@ -205,8 +215,8 @@ def test_the_next_agent_sweeps_what_the_one_before_wrote_and_the_names_process_d
     node.maps.policy.update(stale, PolicyEntry(0, 0, 1, 7))
     node.maps.endpoint_by_ifindex.update(77, 9)
 
-    again = KernelState(node.maps)
-    node.kernel = again
+    node.restart()
+    again = node.kernel
     node.apply(rule(networks=2))
     held = contents(node.maps)
     assert stale not in held["policy"]
@@ -236,7 +246,7 @@ def test_a_learnt_identity_is_shown_by_its_names_and_those_of_its_base(node: Nod
 
 def test_unstaging_nothing_is_nothing(node: Node) -> None:
     before = contents(node.maps)
-    node.kernel.unstage()
+    node.withdraw()
     assert contents(node.maps) == before
 
 
