@@ -34,7 +34,7 @@ MISTAKES = {
     "broken YAML": "a: [1, 2\nb: }  # here\n",
     "a tab for indentation": "a:\n\tb: 1  # here\n",
     "an unknown field": POLICY + "  egres: []  # here\n",
-    "a field that is not supported": POLICY + "  egress:\n  - toServices: []  # here\n",
+    "a field that is not supported": POLICY + "  egress:\n  - toGroups: []  # here\n",
     "two peers in one element": POLICY
     + "  egress:\n  - toCIDR: [192.0.2.0/24]\n    toFQDNs: [{matchName: a.example}]  # here\n",
     "HTTP rules on UDP": POLICY
