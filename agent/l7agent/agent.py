@@ -65,7 +65,7 @@ class Agent:
         self.endpoints = Endpoints(state / "endpoints.json")
         self.history = History(state / "revisions")
         self.identities = Identities(state / "identities.json")
-        self.compiler = Compiler(self.identities)
+        self.compiler = Compiler(self.identities, config.enforcement)
         self.audit = AuditLog(
             Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
         )
@@ -172,7 +172,7 @@ class Agent:
         workloads = {endpoint.declared.name: endpoint.labels for endpoint in self.endpoints}
         return (
             changes.compare(self._policies, policies),
-            changes.endpoint_changes(self._policies, policies, workloads),
+            changes.endpoint_changes(self._policies, policies, workloads, self.config.enforcement),
         )
 
     @property

@@ -20,6 +20,7 @@ from l7policy import ids, resolve
 from l7policy.ids import EndpointId, IdentityId
 from l7policy.model import EndpointPolicy, FqdnPeer, Labels, Origin
 from l7policy.policydoc import Policy
+from l7policy.resolve import Mode
 from l7policy.resolver import Digest, PolicyKey, Resolver, Row, Workload, keyed
 
 K = TypeVar("K")
@@ -74,9 +75,9 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:
 class Compiler:
     """Keeps what is resolved, so that a change costs what it changes."""
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, mode: Mode = Mode.DEFAULT) -> None:
         self._identities = identities
-        self._resolver = Resolver()
+        self._resolver = Resolver(mode)
         self._current = _Inputs()
         self._pending: _Inputs | None = None
         self._origins: dict[Digest, tuple[EndpointPolicy, dict[int, Origin]]] = {}

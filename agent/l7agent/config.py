@@ -8,6 +8,7 @@ import msgspec
 
 from l7policy import yamltree
 from l7policy.errors import PolicyErrors
+from l7policy.resolve import Mode
 
 DEFAULT_PATH: Final = Path("/etc/l7/config.yaml")
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -74,6 +75,8 @@ class Config(Section, frozen=True):
     run: str = "/run/l7"
     pins: str = "/sys/fs/bpf/l7"
     uplinks: Literal["auto"] | list[str] = "auto"
+    enforcement: Mode = Mode.DEFAULT
+    """Whom policy is enforced for: endpoints that a policy selects, all endpoints, or nobody."""
     http_workers: Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=8)] = "auto"
     attach: Literal["auto", "tcx", "tc"] = "auto"
     """``tcx``, ``tc``, or ``auto``: TCX links where the kernel has them (6.6), else the clsact qdisc."""

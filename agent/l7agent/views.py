@@ -38,6 +38,7 @@ def status(agent: Agent) -> View:
         "pid": os.getpid(),
         "uptime_seconds": round(time.time() - agent.started, 3),
         "revision": agent.snapshot.revision if agent.snapshot else 0,
+        "enforcement": agent.config.enforcement,
         "policies": len(compiled.policies) if compiled else 0,
         "endpoints": len(agent.endpoints),
         "identities": len(compiled.identities) if compiled else 0,

@@ -12,7 +12,7 @@ import msgspec
 
 from l7policy.model import EndpointPolicy, Frozen, Labels, Origin, Rule
 from l7policy.policydoc import Policy
-from l7policy.resolve import endpoint_policy
+from l7policy.resolve import Mode, endpoint_policy
 from l7policy.verdict import Direction
 from l7policy.wording import describe
 
@@ -57,7 +57,10 @@ def _digests(policies: Iterable[Policy]) -> dict[str, set[str]]:
 
 
 def endpoint_changes(
-    before: tuple[Policy, ...], after: tuple[Policy, ...], endpoints: Mapping[str, Labels]
+    before: tuple[Policy, ...],
+    after: tuple[Policy, ...],
+    endpoints: Mapping[str, Labels],
+    mode: Mode = Mode.DEFAULT,
 ) -> tuple[EndpointChange, ...]:
     """Which of `endpoints` (name to labels) would be judged otherwise, by name and direction.
 
@@ -67,7 +70,9 @@ def endpoint_changes(
     changes: list[EndpointChange] = []
     for name, labels in sorted(endpoints.items()):
         if labels not in by_labels:
-            by_labels[labels] = _compare_policies(endpoint_policy(before, labels), endpoint_policy(after, labels))
+            by_labels[labels] = _compare_policies(
+                endpoint_policy(before, labels, mode=mode), endpoint_policy(after, labels, mode=mode)
+            )
         changes.extend(EndpointChange(name, *change) for change in by_labels[labels])
     return tuple(changes)
 

@@ -53,7 +53,7 @@ def located(words: str, node: "Node", schema: Any) -> PolicyError:
     text = re.sub(r"`(\w+)`", lambda name: _NAMES.get(name[1], name[1]), problem)
     hint = ""
     if problem.startswith("Invalid enum value"):
-        choices = [str(value) for outer in types if isinstance(outer, inspect.LiteralType) for value in outer.values]
+        choices = [str(value) for outer in types for value in _choices(outer)]
         text = f"{node.value!r} is none of the values it can have"
         hint = did_you_mean(str(node.value), choices)
     where = ".".join(filter(None, (step["name"] for step in _STEP.finditer(path))))
@@ -84,6 +84,13 @@ def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
             yield from _alternatives(each)
     else:
         yield info
+
+
+def _choices(info: inspect.Type) -> Iterator[Any]:
+    if isinstance(info, inspect.LiteralType):
+        yield from info.values
+    elif isinstance(info, inspect.EnumType):
+        yield from (member.value for member in info.cls)
 
 
 def _below(info: inspect.Type, name: str | None) -> Iterator[inspect.Type]:

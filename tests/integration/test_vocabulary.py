@@ -73,3 +73,11 @@ def test_what_is_understood_but_not_enforced_yet_is_refused_with_its_place(make_
     assert refused.code == 1
     assert "tls.yaml:7:" in refused.err
     assert "not enforced" in refused.err
+
+
+def test_always_enforces_policy_on_workloads_that_no_policy_selects(make_gate: Callable[..., Gate]) -> None:
+    for mode, reached in (("default", True), ("always", False)):
+        gate = make_gate({"batch.yaml": BATCH}, {"enforcement": mode})
+        assert gate.status()["enforcement"] == mode
+        assert traffic.connect(gate.lab.frontend.namespace, OUTSIDE, 80).open is reached
+        assert traffic.ping(gate.lab.batch.namespace, INSIDE)
