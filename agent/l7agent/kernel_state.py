@@ -14,7 +14,15 @@ from functools import partial
 from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
 from l7bpf.errors import DatapathError
-from l7bpf.layouts import METRIC_EVENTS_LOST, IpcacheEntry, Metric, PolicyEntry, PolicyKey
+from l7bpf.layouts import (
+    ENFORCE_EGRESS,
+    ENFORCE_INGRESS,
+    METRIC_EVENTS_LOST,
+    IpcacheEntry,
+    Metric,
+    PolicyEntry,
+    PolicyKey,
+)
 from l7bpf.layouts import Endpoint as EndpointRow
 from l7bpf.maps import Maps
 from l7dns.kernel import policy_row
@@ -22,9 +30,6 @@ from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_ide
 from l7policy.model import Labels, Snapshot
 from l7policy.names import hash64
 from l7policy.resolver import Digest, Row
-
-ENFORCE_EGRESS = 1
-ENFORCE_INGRESS = 2
 
 
 @dataclass(slots=True)

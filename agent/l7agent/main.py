@@ -40,15 +40,16 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
         runner.run(process)
 
 
-_CONFIG = click.option(
-    "--config", "path", type=click.Path(path_type=Path), envvar="L7_CONFIG", help="Default: /etc/l7/config.yaml"
-)
+def _config_option(envvar: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--config", "path", type=click.Path(path_type=Path), envvar=envvar, help="Default: /etc/l7/config.yaml"
+    )
 
 
 def _configured(function: Callable[..., None]) -> Callable[..., None]:
     """Gives a command its configuration, whether `--config` stands before or behind its name."""
 
-    @_CONFIG
+    @_config_option()
     @click.pass_obj
     @functools.wraps(function)
     def command(before: Path | None, /, path: Path | None, **options: Any) -> None:
@@ -68,7 +69,7 @@ def _require_root() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@_CONFIG
+@_config_option(envvar="L7_CONFIG")
 @click.version_option(package_name="l7gate", prog_name="l7d")
 @click.pass_context
 def main(context: click.Context, path: Path | None) -> None:

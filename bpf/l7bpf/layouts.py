@@ -280,7 +280,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class FqdnIdentity:
-    """struct fqdn_identity. `selectors` are `l7bpf.maps.hash64` of the selectors' labels, at most FQDN_SELECTORS."""
+    """struct fqdn_identity. `selectors` are 64-bit hashes of the selectors' labels, at most FQDN_SELECTORS."""
 
     base_identity: int
     selectors: tuple[int, ...]
