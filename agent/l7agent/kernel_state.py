@@ -15,6 +15,7 @@ from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
 from l7bpf.errors import DatapathError
 from l7bpf.layouts import (
+    AUDIT,
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     METRIC_EVENTS_LOST,
@@ -70,7 +71,9 @@ class KernelState:
         for endpoint in endpoints:
             policy = compiled.endpoint_policies[endpoint.id]
             ifindex = endpoint.attachment.ifindex if endpoint.attachment else 0
-            flags = ENFORCE_EGRESS * policy.enforce_egress | ENFORCE_INGRESS * policy.enforce_ingress
+            flags = (
+                ENFORCE_EGRESS * policy.enforce_egress | ENFORCE_INGRESS * policy.enforce_ingress | AUDIT * policy.audit
+            )
             rows[endpoint.id] = EndpointRow(
                 policy_id=self._policy_id(compiled.endpoint_tables[endpoint.id]),
                 identity=compiled.endpoint_identities[endpoint.id],

@@ -17,6 +17,7 @@ LAYOUT: Final = "v1"
 
 ENFORCE_EGRESS: Final = 1
 ENFORCE_INGRESS: Final = 2
+AUDIT: Final = 4
 
 ALLOW: Final = 0
 DENY: Final = 1
@@ -25,8 +26,10 @@ REDIRECT: Final = 2
 CONNTRACK_LOCAL: Final = 1
 CONNTRACK_FROM_NODE: Final = 2
 CONNTRACK_DENIED: Final = 4
+CONNTRACK_GUESSED: Final = 8
 
 METRIC_FORWARDED: Final = 0
+METRIC_AUDITED: Final = 253
 METRIC_REDIRECTED: Final = 254
 METRIC_EVENTS_LOST: Final = 255
 
@@ -89,7 +92,7 @@ class Endpoint:
     identity: int
     ifindex: int
     flags: int
-    """ENFORCE_EGRESS | ENFORCE_INGRESS"""
+    """ENFORCE_EGRESS | ENFORCE_INGRESS | AUDIT"""
     LAYOUT: ClassVar = struct.Struct("=4I")
 
     def pack(self) -> bytes:
@@ -250,7 +253,7 @@ class ConntrackEntry:
     proxy: int
     upstream: int
     flags: int
-    """CONNTRACK_LOCAL | CONNTRACK_FROM_NODE | CONNTRACK_DENIED"""
+    """CONNTRACK_LOCAL | CONNTRACK_FROM_NODE | CONNTRACK_DENIED | CONNTRACK_GUESSED"""
     LAYOUT: ClassVar = struct.Struct("=QQQIBBH")
 
     def pack(self) -> bytes:
@@ -335,7 +338,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """struct event: one dropped packet."""
+    """struct event: one packet that was dropped, or would be were its endpoint not audited."""
 
     time_ns: int
     """CLOCK_BOOTTIME"""

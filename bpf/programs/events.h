@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What user space hears: a count for every packet, an event for every drop. */
+/* What user space hears: a count for every packet, an event for every drop and audited flow. */
 #pragma once
 
 static __always_inline void count(u32 row, u32 length)
@@ -14,11 +14,11 @@ static __always_inline void count(u32 row, u32 length)
 
 /* A ring that nobody reads never delays or changes a verdict: the loss is counted. */
 static __always_inline void report(const struct packet *p, const struct judgement *j, u8 reason,
-				   u32 length)
+				   u8 verdict, u32 length)
 {
 	struct event *e;
 
-	count(reason, length);
+	count(verdict == VERDICT_AUDIT ? METRIC_AUDITED : reason, length);
 	e = events.ringbuf_reserve(sizeof(*e));
 	if (!e) {
 		count(METRIC_EVENTS_LOST, length);
@@ -39,7 +39,7 @@ static __always_inline void report(const struct packet *p, const struct judgemen
 	e->protocol = p->flow.protocol;
 	e->family = p->flow.family;
 	e->direction = j->direction;
-	e->verdict = VERDICT_DROPPED;
+	e->verdict = verdict;
 	e->reason = reason;
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	events.ringbuf_submit(e, 0);

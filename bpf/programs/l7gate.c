@@ -26,15 +26,15 @@
 #include "redirect.h"
 #include "track.h"
 
-static __always_inline int drop(struct __sk_buff *skb, struct packet *p, struct judgement *j,
-				u8 reason)
+/* The packet's end: `reason` to drop it, or 0. */
+static __always_inline int finish(struct __sk_buff *skb, const struct packet *p,
+				  const struct judgement *j, u8 reason)
 {
-	report(p, j, reason, skb->len);
-	return TC_ACT_SHOT;
-}
-
-static __always_inline int forward(struct __sk_buff *skb, const struct judgement *j)
-{
+	if (reason || j->audited)
+		report(p, j, reason ? reason : j->audited, reason ? VERDICT_DROPPED : VERDICT_AUDIT,
+		       skb->len);
+	if (reason)
+		return TC_ACT_SHOT;
 	if (j->to_proxy) {
 		mark_to_proxy(skb);
 		count(METRIC_REDIRECTED, skb->len);
@@ -71,20 +71,20 @@ int from_endpoint(struct __sk_buff *skb)
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
 		reason = REASON_ENDPOINT_UNKNOWN;
-		goto drop;
+		goto done;
 	}
 	j.endpoint_id = *id;
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		goto pass;
 	if (reason)
-		goto drop;
+		goto done;
 
 	own_source = endpoint_of(p.flow.family, &p.flow.source) == j.endpoint_id;
 	if (stays_on_link(&p, own_source))
 		goto pass;
 	if (!own_source) {
 		reason = REASON_INVALID_SOURCE_IP;
-		goto drop;
+		goto done;
 	}
 	if (p.flags & PACKET_ICMP_ERROR) {
 		relation = related(skb, &p, 1);
@@ -93,12 +93,11 @@ int from_endpoint(struct __sk_buff *skb)
 			goto pass;
 	}
 	reason = track(skb, &p, &j, j.endpoint_id, FROM_ENDPOINT);
-	if (!reason)
-		goto pass;
-drop:
-	return drop(skb, &p, &j, reason);
+	goto done;
 pass:
-	return forward(skb, &j);
+	reason = 0;
+done:
+	return finish(skb, &p, &j, reason);
 }
 
 /* TC ingress of an uplink: what comes from other machines. The node's own traffic is not ours. */
@@ -113,7 +112,7 @@ int from_uplink(struct __sk_buff *skb)
 	if (!j.endpoint_id)
 		return TC_ACT_UNSPEC;
 	if (reason)
-		goto drop;
+		goto done;
 	if (p.flags & PACKET_ICMP_ERROR) {
 		relation = related(skb, &p, 0);
 		j.to_proxy = relation == RELATED_TO_PROXY;
@@ -121,12 +120,11 @@ int from_uplink(struct __sk_buff *skb)
 			goto pass;
 	}
 	reason = track(skb, &p, &j, j.endpoint_id, FROM_UPLINK);
-	if (!reason)
-		goto pass;
-drop:
-	return drop(skb, &p, &j, reason);
+	goto done;
 pass:
-	return forward(skb, &j);
+	reason = 0;
+done:
+	return finish(skb, &p, &j, reason);
 }
 
 /*
@@ -148,17 +146,17 @@ int to_endpoint(struct __sk_buff *skb)
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
 		reason = REASON_ENDPOINT_UNKNOWN;
-		goto drop;
+		goto done;
 	}
 	j.endpoint_id = *id;
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		goto pass;
 	if (reason)
-		goto drop;
+		goto done;
 	if (mark == MARK_TO_CLIENT || mark == MARK_TO_SERVER) {
 		reason = forwarded ? REASON_FORGED_MARK : remember_upstream(&p, skb->len);
 		if (reason)
-			goto drop;
+			goto done;
 		goto pass;
 	}
 	if (p.flags & PACKET_NEIGHBOUR && !forwarded)
@@ -166,14 +164,13 @@ int to_endpoint(struct __sk_buff *skb)
 	if (p.flags & PACKET_ICMP_ERROR && related(skb, &p, 0))
 		goto pass;
 	reason = track(skb, &p, &j, j.endpoint_id, TO_ENDPOINT);
-	if (!reason)
-		goto pass;
-drop:
-	return drop(skb, &p, &j, reason);
+	goto done;
 pass:
+	reason = 0;
+done:
 	/* Past the last point where it could go to a proxy. */
 	j.to_proxy = 0;
-	return forward(skb, &j);
+	return finish(skb, &p, &j, reason);
 }
 
 /* TC egress of an uplink: only to learn which replies belong to a proxy. */
@@ -188,9 +185,10 @@ int to_uplink(struct __sk_buff *skb)
 	reason = parse(skb, &p);
 	if (!reason)
 		reason = remember_upstream(&p, skb->len);
-	if (reason)
-		return drop(skb, &p, &j, reason);
-	return TC_ACT_UNSPEC;
+	if (!reason)
+		return TC_ACT_UNSPEC;
+	report(&p, &j, reason, VERDICT_DROPPED, skb->len);
+	return TC_ACT_SHOT;
 }
 
 /* A load that the compiler may not merge with another: the verifier wants plain offsets into ctx. */
@@ -245,6 +243,6 @@ int steer(struct bpf_sk_lookup *ctx)
 		j.direction = DIRECTION_INGRESS;
 		j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);
 	}
-	report(&p, &j, REASON_PROXY_UNAVAILABLE, 0);
+	report(&p, &j, REASON_PROXY_UNAVAILABLE, VERDICT_DROPPED, 0);
 	return SK_DROP;
 }

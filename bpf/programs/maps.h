@@ -23,6 +23,7 @@ struct endpoint {
 };
 #define ENDPOINT_ENFORCE_EGRESS	 1
 #define ENDPOINT_ENFORCE_INGRESS 2
+#define ENDPOINT_AUDIT		 4 /* what its policy denies passes, and is reported */
 
 struct address_key {
 	u32 family; /* 4 or 6 */
@@ -86,6 +87,7 @@ struct conntrack_entry {
 #define CONNTRACK_LOCAL	    1 /* both ends are on this node: no uplink may carry it */
 #define CONNTRACK_FROM_NODE 2 /* begun by the node itself, which no ingress policy limits */
 #define CONNTRACK_DENIED    4 /* was allowed, no longer is: judged packet by packet until a SYN */
+#define CONNTRACK_GUESSED   8 /* met half way while that harmed nobody: who began is not known */
 
 struct config {
 	u32 revision;
@@ -111,13 +113,17 @@ struct metric {
 	u64 packets;
 	u64 bytes;
 };
-/* Rows of `metrics` that are not a reason. Row 0, REASON_NONE, counts what was forwarded. */
+/*
+ * Rows of `metrics` that are not a reason. Row 0, REASON_NONE, counts what was forwarded, audited
+ * packets among it; METRIC_AUDITED counts those that were reported.
+ */
+#define METRIC_AUDITED	   253
 #define METRIC_REDIRECTED  254
 #define METRIC_EVENTS_LOST 255
 
 struct event {
 	u64 time_ns; /* CLOCK_BOOTTIME */
-	u64 cookie;  /* of the rule that denied; 0: no rule allowed it */
+	u64 cookie;  /* of the rule that denies; 0: no rule allows it */
 	u32 endpoint_id;
 	u32 source_identity;
 	u32 destination_identity;

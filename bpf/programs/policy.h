@@ -12,6 +12,8 @@
  *      priority of the rule and below it deny > HTTP redirect > DNS redirect > allow, as in
  *      l7policy.entries. Within one identity the longest match holds the strongest verdict
  *      already: user space wrote it so.
+ *      What 4 to 6 deny passes all the same where the endpoint is audited. It is reported once the
+ *      packet may go.
  * Both sides:
  *   7. Egress is judged before ingress; the first drop names the reason.
  *   8. Two sides that need different proxies, or a proxy for what is neither TCP nor UDP: drop.
@@ -27,14 +29,15 @@
 struct judgement {
 	u64 cookie;
 	u32 revision;
-	u32 endpoint_id; /* of the endpoint whose policy decided */
+	u32 endpoint_id; /* of the endpoint whose policy decided, the first that was audited if any */
 	u32 policy_id;
 	u32 source_identity;
 	u32 destination_identity;
 	u8 direction;
 	u8 proxy;
 	u8 to_proxy;
-	u8 answer_matters; /* the destination's egress is enforced */
+	u8 audited;	   /* why it would be dropped, were the endpoint not audited; or 0 */
+	u8 answer_matters; /* the destination's ENDPOINT_ENFORCE_EGRESS and ENDPOINT_AUDIT */
 	u8 answer_proxied; /* and sends to a proxy what would be the answer to this direct flow */
 };
 
@@ -108,16 +111,13 @@ static __always_inline int find_side(struct side *s, u32 endpoint_id, u8 family,
 	return 1;
 }
 
-/* One side. 0, with judgement.proxy set for a redirect, or the reason to drop. */
-static __always_inline u8 judge_side(const struct packet *p, struct judgement *j,
-				     const struct side *s, u32 remote, u8 direction, u32 length)
+/* What the policy of one side says. 0, with judgement.proxy set for a redirect, or why to drop. */
+static __always_inline u8 ask_policy(const struct packet *p, struct judgement *j,
+				     const struct side *s, u32 remote, u8 direction, u32 length,
+				     u64 *cookie)
 {
 	struct policy_entry *v;
 
-	j->endpoint_id = s->endpoint_id;
-	j->policy_id = s->policy_id;
-	j->direction = direction;
-	j->cookie = 0;
 	if (p->opaque)
 		return p->opaque; /* 4 */
 	v = find_policy(s->policy_id, remote, direction, p->flow.protocol, p->port);
@@ -125,7 +125,7 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 		return REASON_POLICY_DENIED; /* 5 */
 	__sync_fetch_and_add(&v->packets, 1);
 	__sync_fetch_and_add(&v->bytes, length);
-	j->cookie = v->cookie;
+	*cookie = v->cookie;
 	if (v->verdict == POLICY_ALLOW)
 		return 0;
 	if (v->verdict != POLICY_REDIRECT)
@@ -134,6 +134,28 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 		return REASON_REDIRECT_IMPOSSIBLE; /* 8 */
 	j->proxy = v->proxy;
 	return 0;
+}
+
+/* One side. 0, with judgement.proxy set for a redirect and .audited for what passes all the same. */
+static __always_inline u8 judge_side(const struct packet *p, struct judgement *j,
+				     const struct side *s, u32 remote, u8 direction, u32 length)
+{
+	u64 cookie = 0;
+	u8 reason = ask_policy(p, j, s, remote, direction, length, &cookie), audited = 0;
+
+	if (s->flags & ENDPOINT_AUDIT && reason != REASON_REDIRECT_IMPOSSIBLE) {
+		audited = reason;
+		reason = 0;
+	}
+	/* Of two sides that are audited, the record names the first. */
+	if (reason || !j->audited) {
+		j->endpoint_id = s->endpoint_id;
+		j->policy_id = s->policy_id;
+		j->direction = direction;
+		j->cookie = cookie;
+		j->audited = audited;
+	}
+	return reason;
 }
 
 /* Whether the destination's egress policy has a proxy for what goes back to where p->flow is from. */
@@ -165,7 +187,9 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 		return REASON_ENDPOINT_UNKNOWN; /* 1 */
 	j->source_identity = source.identity;
 	j->destination_identity = destination.identity;
-	j->answer_matters = destination.flags & ENDPOINT_ENFORCE_EGRESS;
+	j->answer_matters = destination.flags & (ENDPOINT_ENFORCE_EGRESS | ENDPOINT_AUDIT);
+	if (j->answer_matters == ENDPOINT_ENFORCE_EGRESS && *flags & CONNTRACK_GUESSED)
+		j->answer_proxied = 1; /* the guess may do harm now */
 	if (begun_by_node && source.identity == IDENTITY_NODE)
 		*flags |= CONNTRACK_FROM_NODE;
 	if ((source_id && destination_id) || source.identity == IDENTITY_NODE ||
@@ -193,7 +217,8 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 	if (j->proxy && p->flow.protocol != IPPROTO_TCP && p->flow.protocol != IPPROTO_UDP)
 		return REASON_REDIRECT_IMPOSSIBLE; /* 8 */
 	/* A SYN did begin a connection, and only an answer to it continues that one. */
-	if (j->answer_matters && !j->proxy && p->flow.protocol != IPPROTO_TCP)
+	if (j->answer_matters & ENDPOINT_ENFORCE_EGRESS && !j->proxy &&
+	    p->flow.protocol != IPPROTO_TCP)
 		j->answer_proxied = answer_needs_proxy(p, &source, &destination);
 	return 0; /* 9, 10 */
 }

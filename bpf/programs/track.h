@@ -116,9 +116,15 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	if (p->flags & (PACKET_FRAGMENT | PACKET_ECHO_REPLY))
 		return 0;
 	/* Met half way: which side began is a guess. Remembered, it would let the workload answer a
-	 * connection that its own egress policy might not have let it begin. */
-	if (j->answer_matters && p->flow.protocol == IPPROTO_TCP && !(p->flags & PACKET_SYN))
-		return 0;
+	 * connection that its own egress policy might not have let it begin. A workload that is
+	 * audited may begin what it likes: until it no longer is, the guess saves a report of every
+	 * packet. */
+	if (p->flow.protocol == IPPROTO_TCP && !(p->flags & PACKET_SYN)) {
+		if (j->answer_matters == ENDPOINT_ENFORCE_EGRESS)
+			return 0;
+		if (j->answer_matters & ENDPOINT_ENFORCE_EGRESS)
+			flags |= CONNTRACK_GUESSED;
+	}
 	new.last_seen_ns = now;
 	new.packets = 1;
 	new.bytes = length;

@@ -19,7 +19,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from l7bpf import bpffs, events, libbpf, loader
-from l7bpf.layouts import LAYOUT, Config, Endpoint, Event, IpcacheEntry, PolicyEntry, PolicyKey
+from l7bpf.layouts import AUDIT, LAYOUT, Config, Endpoint, Event, IpcacheEntry, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ CLONE_NEWNET = 0x40000000
 CONTEXT_BYTES = 192
 PASS = 0xFFFFFFFF
 DROP = 2
+AUDIT_VERDICT = 4
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 
 
@@ -65,6 +66,13 @@ class Result:
         """Of the one event, or 0."""
         assert len(self.events) == (0 if self.passed else 1)
         return self.events[0].reason if self.events else 0
+
+    @property
+    def audited(self) -> int:
+        """Why it would have been dropped, by the one event of a packet that passed."""
+        assert self.passed
+        assert [event.verdict for event in self.events] == [AUDIT_VERDICT]
+        return self.events[0].reason
 
 
 class Packets:
@@ -187,12 +195,16 @@ class Node:
                 maps.ipcache.update(address, IpcacheEntry(identity))
 
     def enforce(self, web: str | None = None, db: str | None = None) -> None:
-        """``"egress"``, ``"ingress"``, ``"both"`` or ``""``."""
+        """``"egress"``, ``"ingress"``, ``"both"`` or ``""``; of an audited endpoint with `` audit`` behind it."""
         flags = {"": 0, "egress": 1, "ingress": 2, "both": 3}
-        if web is not None:
-            self.maps.endpoints.update(7, Endpoint(70, self.WEB_IDENTITY, self.web_ifindex, flags[web]))
-        if db is not None:
-            self.maps.endpoints.update(8, Endpoint(80, self.DB_IDENTITY, self.db_ifindex, flags[db]))
+        for endpoint, policy, identity, ifindex, wanted in (
+            (7, 70, self.WEB_IDENTITY, self.web_ifindex, web),
+            (8, 80, self.DB_IDENTITY, self.db_ifindex, db),
+        ):
+            if wanted is not None:
+                directions, _, audit = wanted.partition(" ")
+                row = Endpoint(policy, identity, ifindex, flags[directions] | (AUDIT if audit else 0))
+                self.maps.endpoints.update(endpoint, row)
 
     def policy(
         self,

@@ -50,7 +50,7 @@ def program_ids(pins: Path) -> dict[str, int]:
 def test_programs_stay_far_below_the_verifiers_limits(own_pins):
     loaded = loader.load(own_pins, SMALL)
     assert set(loaded.instructions) == set(loader.PROGRAMS)
-    assert max(loaded.instructions.values()) < 1500
+    assert max(loaded.instructions.values()) < 1600
     assert loaded.kept_sizes == {}
 
 
@@ -70,7 +70,7 @@ def test_a_second_load_replaces_the_programs_and_keeps_the_tables(own_pins):
 
 
 def test_a_mistake_in_the_sources_is_named_with_its_file_and_line(own_pins, sources):
-    break_file(sources / "policy.h", "j->cookie = v->cookie;", "j->cooky = v->cookie;")
+    break_file(sources / "policy.h", "*cookie = v->cookie;", "*cookie = v->cooky;")
     before, _, _ = (sources / "policy.h").read_text().partition("cooky")
     where = rf"policy\.h:{before.count(chr(10)) + 1}:\d+"
     with pytest.raises(DatapathError, match=rf"does not compile: .*{where}: error: no member named 'cooky'"):
