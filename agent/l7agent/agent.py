@@ -31,6 +31,7 @@ from l7observe.audit import AuditLog
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
 from l7policy.errors import PolicyErrors
+from l7policy.http import secrets_of
 from l7policy.model import Snapshot
 from l7policy.policydoc import Policy, Source
 
@@ -185,6 +186,8 @@ class Agent:
         async with self._change:
             difference = changes.compare(self._policies, policies)
             unchanged = self.history.active is not None and history.sources_of(self.history.active) == sources
+            # What a secret holds is known to the workers alone, who read it with each revision.
+            unchanged = unchanged and not any(secrets_of(rule.http or ()) for p in policies for rule in p.rules)
             if self.snapshot is not None and difference.empty and unchanged:
                 return Change(self._revision, changed=False, seconds=time.monotonic() - began)
             moved = await self._bring_into_force(policies)

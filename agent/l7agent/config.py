@@ -71,6 +71,8 @@ class Config(Section, frozen=True):
 
     policies: str = "/etc/l7/policies.d"
     endpoints: str = "/etc/l7/endpoints.d"
+    secrets: str = "/etc/l7/secrets.d"
+    """Contents of the secrets that HTTP rules refer to (`l7agent.secretfiles`)."""
     state: str = "/var/lib/l7"
     run: str = "/run/l7"
     pins: str = "/sys/fs/bpf/l7"
@@ -113,7 +115,7 @@ def parse(path: str, text: str) -> Config:
         config = yamltree.to_struct(nodes[0], Config) if nodes else Config()
     except PolicyErrors as error:
         raise ConfigError(str(error)) from error
-    for key in ("policies", "endpoints", "state", "run", "pins"):
+    for key in ("policies", "endpoints", "secrets", "state", "run", "pins"):
         if not getattr(config, key).startswith("/"):
             raise ConfigError(f"{path}: {key}: {getattr(config, key)!r} must be an absolute path")
     return config

@@ -5,16 +5,17 @@ Failure verdict: without a snapshot every request is refused; without this proce
 """
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from l7agent import dataplane, wire
+from l7agent import dataplane, secretfiles, wire
 from l7agent.config import Config
 from l7agent.control_port import ControlPort
 from l7agent.tables import KernelTables
 from l7policy.enforcement import Enforcement
-from l7policy.http import PatternError
+from l7policy.http import PatternError, secrets_of
 from l7policy.model import Snapshot
 from l7policy.verdict import Protocol, ProxyKind
 from l7proxy import sockets
@@ -23,19 +24,27 @@ from l7proxy.server import HttpServer
 
 HTTP_PORT = 10080
 
+_log = logging.getLogger(__name__)
+
 
 class HttpRole:
     """What the agent steers: the snapshots this worker judges by."""
 
-    def __init__(self, enforcement: Enforcement) -> None:
+    def __init__(self, enforcement: Enforcement, secrets: Path) -> None:
         self._enforcement = enforcement
+        self._secrets = secrets
         self.revision = 0
         self.committed = asyncio.Event()
 
     def prepare(self, snapshot: Snapshot) -> str:
         """Keeps the snapshot beside the one in force."""
+        rules = [rule for policy in snapshot.policies.values() for rule in policy.rules]
+        wanted = frozenset(secret for rule in rules for secret in secrets_of(rule.http or ()))
+        found, problems = secretfiles.read(self._secrets, wanted)
+        for problem in problems:
+            _log.warning("%s; rules that need it match nothing", problem)
         try:
-            self._enforcement.prepare(snapshot)
+            self._enforcement.prepare(snapshot, found.get)
         except PatternError as error:
             return str(error)
         return ""
@@ -61,7 +70,7 @@ async def serve(config: Config, slot: int) -> None:
     dataplane.settle(stop)
     maps = dataplane.open_maps(config)
     enforcement = Enforcement(KernelTables(maps))
-    role = HttpRole(enforcement)
+    role = HttpRole(enforcement, Path(config.secrets))
     limits = Limits(
         head_timeout=config.http.head_timeout,
         keep_alive_timeout=config.http.idle_timeout,

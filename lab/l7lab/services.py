@@ -2,8 +2,8 @@
 """Services: the real servers of a lab, nginx and dnsmasq, each with its own configuration in the lab's folder.
 
 nginx answers any path with one line that says what reached it, ``GET /x from 203.0.113.11 to 198.51.100.1 host NAME``,
-so that a test sees the request and the client's address as the server saw them. dnsmasq knows a fixed set of names and
-asks nobody. They may not read the machine's own configuration. A server that does not start raises `LabError`.
+so that a test sees the request and the client's address as the server saw them; /headers tells some headers. dnsmasq
+knows a fixed set of names and asks nobody. They may not read the machine's own configuration. A server that does not start raises `LabError`.
 """
 
 import json
@@ -60,6 +60,9 @@ http {{
         {listen}
         location / {{
             return 200 "$request_method $request_uri from $remote_addr to $server_addr host $http_host\\n";
+        }}
+        location = /headers {{
+            return 200 "team=$http_x_team token=$http_x_token debug=$http_x_debug\\n";
         }}
         location = /big {{ alias {folder}/big; }}
         location /upload/ {{

@@ -31,6 +31,10 @@ class HttpSummary(msgspec.Struct, omit_defaults=True):
     path: str = ""
     status: int = 0
     """What the client was answered, 0 if nothing."""
+    missing_headers: tuple[str, ...] = ()
+    """Headers that were not as the rule wants them (``mismatch`` LOG, ADD or REPLACE)."""
+    rejected_headers: tuple[str, ...] = ()
+    """Headers that were taken out on their way (``mismatch`` DELETE or REPLACE)."""
 
 
 class DnsSummary(msgspec.Struct, omit_defaults=True):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from l7policy.errors import PolicyError
-from l7policy.model import EntityPeer, HttpRule, LabelPeer, Mismatch, NodePeer, Origin, Peer, Requirement, Rule
+from l7policy.model import EntityPeer, LabelPeer, NodePeer, Origin, Peer, Requirement, Rule
 from l7policy.policydoc import Policy, SubjectKind
 
 UNKNOWN_RESERVED: Final = frozenset({"health", "ingress", "init", "kube-apiserver", "unmanaged"})
@@ -53,8 +53,6 @@ def _of_rule(rule: Rule, *, named_ports: bool) -> Iterator[str]:
         for port in rule.ports:
             if port.name:
                 yield f"the port named {port.name}"
-    for match in rule.http or ():
-        yield from _of_headers(match)
 
 
 def _of_peer(peer: Peer) -> Iterator[str]:
@@ -72,11 +70,3 @@ def _reserved(requirements: Iterable[Requirement]) -> Iterator[str]:
         source, _, name = requirement.key.partition(":")
         if source == "reserved" and name in UNKNOWN_RESERVED:
             yield f"the label {requirement.key}"
-
-
-def _of_headers(rule: HttpRule) -> Iterator[str]:
-    for match in rule.headers:
-        if match.mismatch != Mismatch.FAIL:
-            yield f"mismatch {match.mismatch.value} of header {match.name}"
-        if match.secret is not None:
-            yield f"the secret for header {match.name}"

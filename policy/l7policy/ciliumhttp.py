@@ -10,6 +10,7 @@ from typing import Final
 
 from l7policy import labels, scalars
 from l7policy.errors import did_you_mean
+from l7policy.headers import UNCHANGEABLE
 from l7policy.model import HeaderMatch, HttpRule, Mismatch, Secret
 from l7policy.reader import Reader, fields
 from l7policy.yamltree import Kind, Node
@@ -18,6 +19,7 @@ _HTTP: Final = fields("method path host headers headerMatches")
 _HEADER_MATCH: Final = fields("mismatch name secret value", required="name")
 _SECRET: Final = fields("name namespace", required="name")
 _ACTIONS: Final = frozenset(action.value for action in Mismatch if action.value)
+_CHANGES: Final = frozenset({Mismatch.ADD, Mismatch.DELETE, Mismatch.REPLACE})
 _NEED_A_VALUE: Final = frozenset({Mismatch.ADD, Mismatch.REPLACE})
 
 
@@ -65,6 +67,8 @@ def _header_match(reader: Reader, node: Node, namespace: str) -> HeaderMatch | N
         reader.fail(node, f"mismatch {mismatch.value} needs a value or a secret to set")
     if name is None or mismatch is None:
         return None
+    if mismatch in _CHANGES and name.lower().replace("_", "-") in UNCHANGEABLE:
+        reader.fail(node, f"mismatch {mismatch.value} cannot change {name}: the request would be another one")
     return HeaderMatch(name, value, secret, mismatch)
 
 

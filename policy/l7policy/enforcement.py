@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
-from l7policy.http import HttpRules, http_rules
+from l7policy.headers import Secrets, no_secrets
+from l7policy.http import HttpRules, http_rules, secrets_of
 from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
 from l7policy.judgement import Judgement, judge
-from l7policy.model import EndpointPolicy, Labels, Snapshot
+from l7policy.model import EndpointPolicy, HttpRule, Labels, Snapshot
 from l7policy.names import NameSet, hash64, name_set
 from l7policy.verdict import Direction, ProxyKind, Reason
 
@@ -74,9 +75,10 @@ class _Ruling:
 class _View:
     """A snapshot, indexed."""
 
-    __slots__ = ("labels", "policies", "revision", "selectors")
+    __slots__ = ("_secrets", "labels", "policies", "revision", "selectors")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, secrets: Secrets) -> None:
+        self._secrets = secrets
         self.revision = snapshot.revision
         self.policies: dict[PolicyId, EndpointPolicy] = snapshot.policies
         self.labels: dict[int, Labels] = {number: frozenset(texts) for number, texts in snapshot.identities.items()}
@@ -86,6 +88,10 @@ class _View:
             for rule in policy.rules:
                 if rule.http is not None:
                     http_rules(rule.http)
+
+    def http(self, rules: tuple[HttpRule, ...]) -> HttpRules:
+        """The rules with the secrets of this snapshot in place."""
+        return HttpRules(rules, self._secrets) if secrets_of(rules) else http_rules(rules)
 
 
 class Enforcement:
@@ -103,12 +109,14 @@ class Enforcement:
         """The revision that was committed last, 0 before the first."""
         return Revision(0) if self._active is None else self._active.revision
 
-    def prepare(self, snapshot: Snapshot) -> None:
+    def prepare(self, snapshot: Snapshot, secrets: Secrets = no_secrets) -> None:
         """Makes the snapshot's policies known beside those in force. Raises `http.PatternError`, with nothing changed.
+
+        `secrets` gives what the rules of this snapshot refer to, and must not change as long as it is known.
 
         From here flows of its policies can be judged, because the agent moves endpoints to them one by one.
         """
-        self._prepared = _View(snapshot)
+        self._prepared = _View(snapshot, secrets)
 
     def commit(self, revision: int) -> bool:
         """The prepared snapshot is in force. False if it is not `revision`: ask the agent for it again.
@@ -200,27 +208,21 @@ class Enforcement:
         if labels is None:
             # Not audited either: what the endpoint's policy would say of a stranger is not known.
             return closed(direction, row.id, policy.selected_by), False
-        return _stage_of(
-            self._ruling(row.policy_id, policy, direction, labels, protocol, port), direction, row.id
-        ), True
+        ruling = self._ruling(view, row.policy_id, direction, labels, protocol, port)
+        return _stage_of(ruling, direction, row.id), True
 
     def _ruling(
-        self,
-        policy_id: PolicyId,
-        policy: EndpointPolicy,
-        direction: Direction,
-        labels: Labels,
-        protocol: int,
-        port: int,
+        self, view: _View, policy_id: PolicyId, direction: Direction, labels: Labels, protocol: int, port: int
     ) -> _Ruling:
         # By labels and not by identity: numbers are given again to other labels once nothing uses them.
         key = (policy_id, direction, labels, protocol, port)
         ruling = self._rulings.get(key)
         if ruling is None:
+            policy = view.policies[policy_id]
             judgement = judge(policy, direction, labels, protocol, port)
             ruling = _Ruling(
                 judgement,
-                None if judgement.http is None else http_rules(judgement.http),
+                None if judgement.http is None else view.http(judgement.http),
                 None if judgement.dns is None else name_set(judgement.dns),
                 ", ".join(str(origin) for origin in judgement.origins[:_RULES_NAMED]),
                 policy.selected_by,

@@ -7,9 +7,10 @@ This module may not look anything up: that is its `Resolver`'s. Its failure verd
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from l7policy.headers import Edit, Review, edited
 from l7policy.http import HttpRules
 from l7policy.judgement import PolicyVerdict
 from l7policy.model import Labels
@@ -46,6 +47,12 @@ class L7Decision:
     """EndpointId of the workload whose policy decided."""
     audited: bool = False
     """It is allowed only because the endpoint is audited; `reason` is why it would be refused. Recorded as AUDIT."""
+    edits: tuple[Edit, ...] = ()
+    """What the rules want changed in the request's headers before it goes on."""
+    missing: tuple[str, ...] = ()
+    """Headers that were not as the rules want them, for the record; secrets are redacted."""
+    rejected: tuple[str, ...] = ()
+    """Headers that the edits take out, for the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +146,25 @@ class FlowPolicy:
         return any(stage.http is not None for stage in self._current())
 
     def http(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> L7Decision:
-        """Whether a request may pass, judged as `HttpRules.match` describes."""
+        """Whether a request may pass, judged as `HttpRules.match` describes, and what is to be changed in it.
+
+        The second of two policies judges the request as the first one leaves it.
+        """
         allowed = audited = None
+        reviews: list[Review] = []
         stages = self._current()
         if len(stages) > 1:
             headers = tuple(headers)
         for stage in stages:
             if stage.http is not None:
-                if not stage.http.match(method, path, host, headers):
+                if stage.http.edits:
+                    review = stage.http.review(method, path, host, headers)
+                    passes = review.allowed
+                    reviews.append(review)
+                    headers = edited(headers, review.edits)
+                else:
+                    passes = stage.http.match(method, path, host, headers)
+                if not passes:
                     if not stage.refused.audited:
                         return stage.refused
                     audited = audited or stage.refused
@@ -159,7 +177,8 @@ class FlowPolicy:
                 audited = audited or stage.refused
             else:
                 return stage.misdirected()
-        return audited or allowed or self._nobody()
+        decision = audited or allowed or self._nobody()
+        return _reviewed(decision, reviews) if reviews else decision
 
     def dns(self, name: str) -> L7Decision:
         """Whether a name may be asked for. Names are limited on egress; ingress may only refuse the flow."""
@@ -193,3 +212,12 @@ class FlowPolicy:
         source, destination = self.source, self.destination
         direction = Direction.EGRESS if source.endpoint else Direction.INGRESS
         return L7Decision(True, Reason.NONE, "", (), direction, source.endpoint or destination.endpoint)
+
+
+def _reviewed(decision: L7Decision, reviews: Iterable[Review]) -> L7Decision:
+    edits = tuple(edit for review in reviews for edit in review.edits)
+    missing = tuple(text for review in reviews for text in review.missing)
+    rejected = tuple(text for review in reviews for text in review.rejected)
+    if not (edits or missing or rejected):
+        return decision
+    return replace(decision, edits=edits, missing=missing, rejected=rejected)

@@ -5,6 +5,9 @@ A condition either must hold for its rule to match, or its rule matches all the 
 deleted or replaced (``headerMatches`` with ``mismatch``). Values are compared in constant time, since they may be
 secrets, and what is recorded of a secret is ``[redacted]``.
 
+Headers that decide where a message ends or whose it is cannot be changed by a rule (`UNCHANGEABLE`): a request would
+not be the one that was judged.
+
 This module may not fetch secrets: it is told them. Its failure verdict: a condition whose secret is not known, and that
 has no value to stand in, makes a rule that never matches.
 """
@@ -20,6 +23,25 @@ Secrets = Callable[[Secret], str | None]
 """The content of a secret, None if it is not known."""
 
 REDACTED: Final = "[redacted]"
+
+UNCHANGEABLE: Final = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""In lower case, with hyphens for underscores."""
+
+Field = tuple[bytes, bytes]
 
 
 def no_secrets(_: Secret) -> str | None:
@@ -117,13 +139,38 @@ def review(matching: Iterable[Iterable[Condition]], sent: Mapping[bytes, bytes])
         for one in conditions:
             if one.mismatch == Mismatch.FAIL or one.holds(sent):
                 continue
-            there = one.name in sent
+            there = one.name in sent or _has_twin(one.name, sent)
             if one.mismatch != Mismatch.DELETE:
                 missing[one.shown] = None
             if there and one.mismatch in (Mismatch.DELETE, Mismatch.REPLACE):
-                value = REDACTED if one.secret else sent[one.name].decode("utf-8", "replace")
+                value = REDACTED if one.secret else sent.get(one.name, b"").decode("utf-8", "replace")
                 rejected[f"{one.written}: {value}"] = None
             if one.mismatch in (Mismatch.ADD, Mismatch.REPLACE) or (one.mismatch == Mismatch.DELETE and there):
                 value_bytes = b"" if one.mismatch == Mismatch.DELETE else one.value or b""
                 edits[Edit(one.mismatch, one.written, value_bytes)] = None
     return Review(True, tuple(edits), tuple(missing), tuple(rejected))
+
+
+def edited(headers: Iterable[Field], edits: Iterable[Edit]) -> list[Field]:
+    """The headers with the edits made, one after the other; names keep their case.
+
+    What takes a header out takes its twins with underscores out as well, and what sets one leaves none beside it.
+    """
+    fields = list(headers)
+    for edit in edits:
+        name = edit.name.encode()
+        if edit.action in (Mismatch.DELETE, Mismatch.REPLACE):
+            gone = _folded(name)
+            fields = [field for field in fields if _folded(field[0]) != gone]
+        if edit.action in (Mismatch.ADD, Mismatch.REPLACE):
+            fields.append((name, edit.value))
+    return fields
+
+
+def _folded(name: bytes) -> bytes:
+    return name.lower().replace(b"_", b"-")
+
+
+def _has_twin(name: bytes, sent: Mapping[bytes, bytes]) -> bool:
+    folded = _folded(name)
+    return any(b"_" in other and _folded(other) == folded for other in sent)

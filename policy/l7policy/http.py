@@ -16,7 +16,7 @@ from typing import Final
 import re2
 
 from l7policy.headers import REFUSED, Condition, Review, Secrets, condition, joined, no_secrets, review
-from l7policy.model import HttpRule, Mismatch
+from l7policy.model import HttpRule, Mismatch, Secret
 
 _MEMORY: Final = 1 << 20
 """Bytes one expression may use, compiled and while matching. RE2's own default is 8 MiB for each."""
@@ -213,7 +213,12 @@ def _remembered(rules: HttpRules, method: bytes, path: bytes, host: bytes) -> tu
     return rules._needed(method, path, host)  # noqa: SLF001  same module
 
 
+def secrets_of(rules: Iterable[HttpRule]) -> frozenset[Secret]:
+    """Every secret that the rules refer to."""
+    return frozenset(match.secret for rule in rules for match in rule.headers if match.secret is not None)
+
+
 @functools.lru_cache(maxsize=1024)
 def http_rules(rules: tuple[HttpRule, ...]) -> HttpRules:
-    """The same `HttpRules` for equal lists: connections under equal rules share one."""
+    """The same `HttpRules` for equal lists: connections under equal rules share one. They know no secrets."""
     return HttpRules(rules)

@@ -19,7 +19,7 @@ Failure verdict: 400, 403, 408, 502, 503 or 504 and a record; a reset when an an
 import math
 
 from l7policy.verdict import Reason, Verdict
-from l7proxy import framing, replies, request_head
+from l7proxy import edited_head, framing, replies, request_head, rewritten_head
 from l7proxy.answer import Answer
 from l7proxy.commands import (
     CloseClient,
@@ -288,10 +288,14 @@ class Exchange:
         if not decision.allowed:
             self._deny(out, head, decision, now)
             return True
+        raw = edited_head.write(head.raw, decision.edits) if decision.edits else head.raw
+        if raw is None:
+            self._refuse(out, rewritten_head.malformed("a header that a rule sets cannot be written", head.raw), now)
+            return False
         self._request = head
         self._decision = decision
         self._request_body = None if head.framing == NO_BODY else framing.body(head.framing)
-        self._unsent = head.raw
+        self._unsent = raw
         self._answer = Answer(head)
         self._phase = Phase.BODY
         if self._link is Link.NONE:
@@ -463,7 +467,8 @@ class Exchange:
         self._end(out, now, linger=True)
 
     def _record_forward(self, out: list[Command], status: int, detail: str = "") -> None:
-        if self._record_forwarded:
+        decision = self._decision
+        if self._record_forwarded or (decision is not None and (decision.missing or decision.rejected)):
             out.append(Record.of(Verdict.FORWARDED, Reason.NONE, self._request, status, self._decision, detail))
 
     # The end of the connection

@@ -34,7 +34,9 @@ class Flows:
         decision = record.decision or self._policy.admitted()
         summary = None
         if record.method or record.status:
-            summary = HttpSummary(record.method, record.host, record.path, record.status)
+            summary = HttpSummary(
+                record.method, record.host, record.path, record.status, decision.missing, decision.rejected
+            )
         return Flow(
             time=time,
             layer="http",

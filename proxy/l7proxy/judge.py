@@ -8,6 +8,7 @@ a reload reaches a connection that is kept alive with its next request. The prox
 from collections.abc import Iterable
 from typing import Protocol
 
+from l7policy.headers import Edit
 from l7policy.verdict import Direction, Reason
 from l7policy.verdict import Protocol as IpProtocol
 
@@ -52,6 +53,21 @@ class Decision(Protocol):
     @property
     def endpoint(self) -> int:
         """The workload whose policy decided."""
+        ...
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What is to be changed in the head before it goes on."""
+        ...
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Headers that were not as the rules want them, for the record."""
+        ...
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """Headers that the edits take out, for the record."""
         ...
 
 

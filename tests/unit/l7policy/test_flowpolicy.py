@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
+from l7policy.headers import Edit
 from l7policy.http import HttpRules
 from l7policy.judgement import PolicyVerdict
-from l7policy.model import FqdnPeer, HttpRule
+from l7policy.model import FqdnPeer, HeaderMatch, HttpRule, Mismatch
 from l7policy.names import NameSet
 from l7policy.verdict import Direction, Reason
 
@@ -137,3 +138,31 @@ def test_a_flow_that_is_not_settled_is_renewed_at_every_request_until_it_is() ->
     assert policy.admitted().allowed
     assert policy.admitted().allowed
     assert resolver.renewed == 2
+
+
+def edits(direction: Direction, *matches: HeaderMatch) -> Stage:
+    rules = HttpRules([HttpRule(headers=matches)])
+    return stage(PolicyVerdict.REDIRECT, direction, http=rules, reason=Reason.HTTP_DENIED)
+
+
+def test_the_second_policy_judges_what_the_first_one_leaves() -> None:
+    first = edits(EGRESS, HeaderMatch("X-A", "1", None, Mismatch.REPLACE))
+    wants = edits(INGRESS, HeaderMatch("X-A", "1"))
+    assert not flow(wants).http(b"GET", b"/", b"", [(b"x-a", b"2")]).allowed
+    decision = flow(first, wants).http(b"GET", b"/", b"", [(b"x-a", b"2")])
+    assert decision.allowed
+    assert decision.edits == (Edit(Mismatch.REPLACE, "X-A", b"1"),)
+    assert (decision.missing, decision.rejected) == (("X-A: 1",), ("X-A: 2",))
+
+
+def test_the_edits_of_both_policies_are_made() -> None:
+    decision = flow(
+        edits(EGRESS, HeaderMatch("X-A", "1", None, Mismatch.ADD)),
+        edits(INGRESS, HeaderMatch("X-B", "2", None, Mismatch.DELETE)),
+    ).http(b"GET", b"/", b"", [(b"x-b", b"3")])
+    assert decision.edits == (Edit(Mismatch.ADD, "X-A", b"1"), Edit(Mismatch.DELETE, "X-B"))
+
+
+def test_a_request_that_is_as_it_should_be_costs_no_new_decision() -> None:
+    judged = edits(EGRESS, HeaderMatch("X-A", "1", None, Mismatch.ADD))
+    assert flow(judged).http(b"GET", b"/", b"", [(b"x-a", b"1")]) is judged.passed

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from l7policy.headers import Edit, Review, condition, joined, no_secrets
+from l7policy.headers import Edit, Review, condition, edited, joined, no_secrets
 from l7policy.http import HttpRules
 from l7policy.model import HeaderMatch, HttpRule, Mismatch, Secret
 
@@ -88,3 +88,23 @@ def test_without_secrets_only_the_value_that_stands_in_counts() -> None:
 
 def test_values_of_one_name_are_one_value_with_commas() -> None:
     assert joined([(b"X-A", b"1"), (b"x-a", b"2"), (b"B", b"")]) == {b"x-a": b"1,2", b"b": b""}
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (Edit(ADD, "X-A", b"b"), [(b"x-a", b"1"), (b"X_A", b"2"), (b"Y", b"3"), (b"X-A", b"b")]),
+        (Edit(DELETE, "X-A"), [(b"Y", b"3")]),
+        (Edit(REPLACE, "X-A", b"b"), [(b"Y", b"3"), (b"X-A", b"b")]),
+        (Edit(DELETE, "X-B"), [(b"x-a", b"1"), (b"X_A", b"2"), (b"Y", b"3")]),
+    ],
+)
+def test_an_edit_leaves_no_twin_of_what_it_takes_out(edit: Edit, expected: list[tuple[bytes, bytes]]) -> None:
+    assert edited([(b"x-a", b"1"), (b"X_A", b"2"), (b"Y", b"3")], [edit]) == expected
+
+
+def test_a_twin_with_underscores_does_not_hide_a_header_from_its_deletion() -> None:
+    match = HttpRule(headers=(HeaderMatch("X-A", "b", None, DELETE),))
+    for sent in ([(b"X-A", b"c"), (b"X_A", b"d")], [(b"X_A", b"d")]):
+        found = HttpRules([match]).review(b"GET", b"/", b"", sent)
+        assert edited(sent, found.edits) == []

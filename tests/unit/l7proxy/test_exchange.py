@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from l7policy.model import HttpRule
+from l7policy.model import HeaderMatch, HttpRule, Mismatch
 from l7policy.verdict import Reason, Verdict
 from l7proxy.commands import (
     CloseClient,
@@ -75,6 +75,24 @@ class TestRequests:
         book = playbook()
         assert book.client(b"GET /token HTTP/1.1\r\n" + HOST + b"X-Token: wrong\r\n\r\n") == [DENIED]
         assert book.client(b"GET /token HTTP/1.1\r\n" + HOST + b"x-token: s3cret\r\n\r\n") == [Connect()]
+
+    def test_headers_are_changed_as_the_rules_want_and_recorded(self, playbook: Begin, world: Any) -> None:
+        world.load((HttpRule(headers=(HeaderMatch("X-Team", "shop", None, Mismatch.REPLACE),)),))
+        book = playbook()
+        as_wanted = b"GET /public HTTP/1.1\r\n" + HOST + b"x-team: shop\r\n\r\n"
+        assert book.client(as_wanted.replace(b"shop\r\n\r", b"admin\r\n\r")) == [Connect()]
+        assert book.connected() == [SendToServer(as_wanted.replace(b"x-team", b"X-Team"))]
+        assert book.server(OK) == [SendToClient(OK)]
+        (record,) = book.records
+        assert (record.verdict, record.status) == (Verdict.FORWARDED, 200)
+        assert (record.decision.missing, record.decision.rejected) == (("X-Team: shop",), ("X-Team: admin",))
+        assert book.client(as_wanted) == [SendToServer(as_wanted)]
+
+    def test_a_header_that_cannot_be_written_refuses_the_request(self, playbook: Begin, world: Any) -> None:
+        world.load((HttpRule(headers=(HeaderMatch("X-Team", "a\r\nX-Admin: 1", None, Mismatch.ADD),)),))
+        book = playbook()
+        assert book.client(GET) == [MALFORMED, HalfCloseClient()]
+        assert book.records[0].detail == "a header that a rule sets cannot be written"
 
     def test_pipelined_requests_are_answered_in_order_and_each_is_judged(self, playbook: Begin) -> None:
         book = playbook()
