@@ -3,7 +3,8 @@
 
 nginx answers any path with one line that says what reached it, ``GET /x from 203.0.113.11 to 198.51.100.1 host NAME``,
 so that a test sees the request and the client's address as the server saw them; /headers tells some headers. dnsmasq
-knows a fixed set of names and asks nobody. They may not read the machine's own configuration. A server that does not start raises `LabError`.
+knows a fixed set of names and asks nobody. They may not read the machine's own configuration. A
+server that does not start raises `LabError`.
 """
 
 import json
