@@ -28,6 +28,8 @@ from l7agent.supervisor import Supervisor
 from l7agent.workers import worker_count
 from l7bpf.errors import DatapathError
 from l7observe.audit import AuditLog
+from l7observe.flow import Flow, FlowType
+from l7observe.hub import Hub, Lost
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
 from l7policy.errors import PolicyErrors
@@ -70,6 +72,7 @@ class Agent:
         self.audit = AuditLog(
             Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
         )
+        self.hub = Hub(self._demanded)
         self.datapath = Datapath(config)
         self.policy_load_error = ""
         self.endpoints_load_error = ""
@@ -81,7 +84,7 @@ class Agent:
             Path(config.run),
             config_path,
             worker_count(config),
-            lambda flows: self.auditing.flows(flows),  # noqa: PLW0108 - not made yet
+            self._heard,
         )
         self.tasks = Tasks()
         self._change = asyncio.Lock()
@@ -99,9 +102,10 @@ class Agent:
         await asyncio.to_thread(self.datapath.load)
         maps = self.datapath.maps
         self.kernel = KernelState(maps)
-        self.auditing = Auditing(self.audit, self.endpoints, self.kernel.labels_of)
+        self.auditing = Auditing(self.audit, self.hub, self.endpoints, self.kernel.labels_of)
         newest = self.history.active
         self._revision = max(maps.config.revision, newest.revision if newest else 0)
+        self._demanded(self.hub.demand)
         self.supervisor.start(adopt=not self.datapath.fresh)
         self._node_addresses = await asyncio.to_thread(workload.node_addresses)
         await self._locate_all()
@@ -136,10 +140,22 @@ class Agent:
 
     async def close(self) -> None:
         """Leaves. Programs, maps and data-plane processes stay."""
+        self.hub.close()
         await self.tasks.close()
         await self.supervisor.close()
         self.datapath.close()
         self.audit.close()
+
+    # -- observation ----------------------------------------------------------------------------------------------
+
+    def _demanded(self, types: frozenset[FlowType]) -> None:
+        """What passes is recorded only for somebody."""
+        self.supervisor.observe(self.config.access_log or FlowType.L7 in types)
+
+    def _heard(self, flows: list[Flow], lost: int) -> None:
+        self.auditing.flows(flows)
+        if lost:
+            self.hub.tell(Lost("proxy", lost))
 
     # -- rules ----------------------------------------------------------------------------------------------------
 

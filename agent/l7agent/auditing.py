@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers denies from the kernel and the proxies, completes them with names, and hands them to the audit log."""
+"""Gathers what the kernel and the proxies tell, completes it with names, and hands it to the audit log and the hub."""
 
 import logging
 import time
@@ -12,7 +12,8 @@ import msgspec
 from l7agent.endpoints import Endpoints
 from l7bpf.layouts import Event
 from l7observe.audit import AuditLog
-from l7observe.flow import Flow, FlowPeer
+from l7observe.flow import Flow, FlowPeer, FlowType
+from l7observe.hub import Hub
 from l7policy.ids import EndpointId, PolicyId
 from l7policy.model import EndpointPolicy, Origin
 from l7policy.verdict import Direction, Reason, Verdict
@@ -25,8 +26,11 @@ _log = logging.getLogger(__name__)
 class Auditing:
     """Turns events into complete flows. Names of older revisions are remembered: events may refer to them."""
 
-    def __init__(self, log: AuditLog, endpoints: Endpoints, labels_of: Callable[[int], tuple[str, ...]]) -> None:
+    def __init__(
+        self, log: AuditLog, hub: Hub, endpoints: Endpoints, labels_of: Callable[[int], tuple[str, ...]]
+    ) -> None:
         self._log = log
+        self._hub = hub
         self._endpoints = endpoints
         self._labels_of = labels_of
         self._origins: OrderedDict[int, Origin] = OrderedDict()
@@ -59,15 +63,14 @@ class Auditing:
         return str(origin) if origin is not None else ""
 
     def kernel_events(self, events: Iterable[Event]) -> None:
-        """Records what the datapath dropped."""
+        """Records what the datapath tells."""
         for event in events:
             self._write(self._flow(event))
 
     def flows(self, flows: Iterable[Flow]) -> None:
-        """Records what the proxies refused."""
+        """Records what the proxies tell."""
         for flow in flows:
-            if flow.verdict != Verdict.FORWARDED:
-                self._write(flow)
+            self._write(flow)
 
     def _flow(self, event: Event) -> Flow:
         try:
@@ -77,6 +80,7 @@ class Auditing:
         return Flow(
             time=self._boot + event.time_ns / 1e9,
             layer="packet",
+            type=FlowType.DROP,
             verdict=Verdict(event.verdict),
             reason=reason,
             direction=Direction(event.direction),
@@ -90,7 +94,9 @@ class Auditing:
         )
 
     def _write(self, flow: Flow) -> None:
-        self._log.write(self._complete(flow))
+        complete = self._complete(flow)
+        self._log.write(complete)
+        self._hub.publish(complete)
 
     def _complete(self, flow: Flow) -> Flow:
         endpoint = self._endpoints.get(flow.endpoint)

@@ -82,6 +82,8 @@ class Config(Section, frozen=True):
     http_workers: Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=8)] = "auto"
     attach: Literal["auto", "tcx", "tc"] = "auto"
     """``tcx``, ``tc``, or ``auto``: TCX links where the kernel has them (6.6), else the clsact qdisc."""
+    access_log: bool = False
+    """Keep records of what passes the proxies although nobody listens, for `l7ctl monitor --last`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     audit: AuditConfig = AuditConfig()
     api: ApiConfig = ApiConfig()

@@ -14,12 +14,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from l7agent import wire
+from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.model import Snapshot
+from l7policy.verdict import Verdict
 
 BUFFERED_FLOWS: Final = 16384
+"""Half of it is for denies only: what passes must not push them out."""
 BATCH: Final = 256
 FLUSH_SECONDS: Final = 0.05
 
@@ -50,6 +55,8 @@ class ControlPort:
     def __init__(
         self, path: Path, hello: Callable[[], wire.Hello], role: Role, shutdown: Callable[[float], Awaitable[None]]
     ) -> None:
+        self.demand = Demand()
+        """What the agent wants to be told, for the process's server."""
         self._path = path
         self._hello = hello
         self._role = role
@@ -63,7 +70,8 @@ class ControlPort:
 
     def record(self, flow: Flow) -> None:
         """Queues a flow for the agent; never blocks."""
-        if len(self._flows) >= BUFFERED_FLOWS:
+        limit = BUFFERED_FLOWS // 2 if flow.verdict == Verdict.FORWARDED else BUFFERED_FLOWS
+        if len(self._flows) >= limit:
             self._lost += 1
             return
         self._flows.append(flow)
@@ -101,7 +109,7 @@ class ControlPort:
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
-        writer.write(wire.frame(self._hello()))
+        writer.write(wire.frame(msgspec.structs.replace(self._hello(), lost=self._lost)))
         self._wake.set()
         try:
             while (message := await wire.read_from_agent(reader)) is not None:
@@ -111,6 +119,7 @@ class ControlPort:
         finally:
             if self._writer is writer:
                 self._writer = None
+                self.demand.forwarded = False
             writer.close()
 
     async def _obey(self, message: wire.ToProcess, writer: asyncio.StreamWriter) -> None:
@@ -122,6 +131,8 @@ class ControlPort:
                 self._role.commit(revision)
             case wire.Abort(revision):
                 self._role.abort(revision)
+            case wire.Observe(forwarded):
+                self.demand.forwarded = forwarded
             case wire.Ask(number, question):
                 writer.write(wire.frame(wire.Answer(number, self._role.answer(question))))
             case wire.Shutdown(drain):

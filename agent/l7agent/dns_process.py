@@ -99,7 +99,7 @@ async def serve(config: Config) -> None:
         role,
         shutdown,
     )
-    server = DnsServer(enforcement, learner, port.record, limits)
+    server = DnsServer(enforcement, learner, port.record, limits, demand=port.demand)
     listeners = {Protocol.UDP: sockets.udp_listener, Protocol.TCP: sockets.tcp_listener}
     made = [
         (protocol, dataplane.listener(make, family, sockets.DNS_PORT))

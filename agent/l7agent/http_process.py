@@ -89,7 +89,7 @@ async def serve(config: Config, slot: int) -> None:
         role,
         shutdown,
     )
-    server = HttpServer(enforcement, port.record, limits)
+    server = HttpServer(enforcement, port.record, limits, demand=port.demand)
     listeners = [dataplane.listener(sockets.listener, family, HTTP_PORT) for family in dataplane.FAMILIES]
     for listener in listeners:
         dataplane.register(maps, listener, ProxyKind.HTTP, Protocol.TCP, slot)

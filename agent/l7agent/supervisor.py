@@ -28,6 +28,9 @@ SHORTEST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 STABLE_SECONDS: Final = 10.0
 
+OnFlows = Callable[[list[Flow], int], None]
+"""Takes flows, and how many were lost since the ones before."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +54,7 @@ class Slot:
 class DataProcess:
     """One supervised process."""
 
-    def __init__(self, slot: Slot, run: Path, command: list[str], on_flows: Callable[[list[Flow]], None]) -> None:
+    def __init__(self, slot: Slot, run: Path, command: list[str], on_flows: OnFlows) -> None:
         self.slot = slot
         self.pid = 0
         self.state = "down"
@@ -66,6 +69,7 @@ class DataProcess:
         self._socket = run / f"{slot.name}.sock"
         self._command = command
         self._on_flows = on_flows
+        self._observed = False
         self._active: Snapshot | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._child = 0
@@ -180,6 +184,8 @@ class DataProcess:
         if hello.pid != self.pid:
             self._hold(hello.pid)
         self.revision = hello.revision
+        self.flows_lost = hello.lost
+        self._send(wire.Observe(self._observed))
         if self._active is None:
             self._become_ready()
         else:
@@ -190,8 +196,8 @@ class DataProcess:
                 case wire.Prepared(revision, error):
                     self._acknowledged(revision, error)
                 case wire.Flows(flows, lost):
+                    self._on_flows(flows, max(0, lost - self.flows_lost))
                     self.flows_lost = lost
-                    self._on_flows(flows)
                 case wire.Answer(number, value):
                     future = self._answers.pop(number, None)
                     if future is not None and not future.done():
@@ -273,6 +279,12 @@ class DataProcess:
         if self._writer is not None:
             self._send(wire.Abort(revision))
 
+    def observe(self, forwarded: bool) -> None:
+        """Tells it whether to record what passes."""
+        self._observed = forwarded
+        if self._writer is not None:
+            self._send(wire.Observe(forwarded))
+
     async def ask(self, question: str) -> Any:
         """Puts a question. Raises ConnectionError or TimeoutError."""
         self._asked += 1
@@ -289,9 +301,7 @@ class DataProcess:
 class Supervisor:
     """All data-plane processes of the node."""
 
-    def __init__(
-        self, run: Path, config: Path | None, http_workers: int, on_flows: Callable[[list[Flow]], None]
-    ) -> None:
+    def __init__(self, run: Path, config: Path | None, http_workers: int, on_flows: OnFlows) -> None:
         def command(slot: Slot) -> list[str]:
             arguments = [sys.executable, "-P", "-m", "l7agent.main"]  # -P: nothing from the working directory
             if config is not None:
@@ -317,6 +327,11 @@ class Supervisor:
         await self._tasks.close()
         for process in self.processes:
             await process.end_own()
+
+    def observe(self, forwarded: bool) -> None:
+        """Tells every process, now or when it comes, whether to record what passes."""
+        for process in self.processes:
+            process.observe(forwarded)
 
     @property
     def dns(self) -> DataProcess:

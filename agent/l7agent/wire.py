@@ -15,7 +15,7 @@ from l7observe.flow import Flow
 from l7policy.model import Snapshot
 
 MAX_FRAME: Final = 256 << 20
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Raised whenever a message changes its meaning; processes of another protocol are replaced, not adopted."""
 
 
@@ -35,6 +35,12 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Agent → process: the prepared revision will not come."""
 
     revision: int
+
+
+class Observe(msgspec.Struct, frozen=True, tag="observe"):
+    """Agent → process: whether records of what passes are wanted, too. Until told, and without an agent: no."""
+
+    forwarded: bool
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -59,6 +65,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     pid: int
     version: str
     revision: int
+    lost: int = 0
+    """As in Flows."""
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
@@ -82,7 +90,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     value: Any
 
 
-ToProcess = Prepare | Commit | Abort | Ask | Shutdown
+ToProcess = Prepare | Commit | Abort | Observe | Ask | Shutdown
 ToAgent = Hello | Prepared | Flows | Answer
 
 _encoder = msgspec.msgpack.Encoder()

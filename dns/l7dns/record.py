@@ -9,7 +9,7 @@ from l7dns.exchange import Query
 from l7dns.message import Question, rcode_name, type_name
 from l7dns.sockets import Address
 from l7dns.transaction import Answered, Decision
-from l7observe.flow import DnsSummary, Flow, FlowPeer
+from l7observe.flow import DnsSummary, Flow, FlowPeer, L7Type
 from l7policy.enforcement import Side
 from l7policy.verdict import Direction, Reason, Verdict
 
@@ -56,6 +56,7 @@ def flow(time: float, query: Query, question: Question | None, decision: Decisio
         policies=() if decision is None else decision.policies,
         revision=0 if policy is None else max(0, policy.revision),
         detail=answered.detail,
+        l7_type=L7Type.RESPONSE if verdict == Verdict.FORWARDED else L7Type.REQUEST,
     )
 
 

@@ -22,6 +22,7 @@ from l7dns.reply import Replies
 from l7dns.sockets import Address
 from l7dns.transaction import Answered, Learn, Transaction
 from l7dns.upstream import TcpUpstream, UdpUpstream
+from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.enforcement import FlowPolicy
@@ -77,10 +78,10 @@ class DnsServer:
         on_flow: Callable[[Flow], None],
         limits: Limits | None = None,
         *,
-        record_forwarded: bool = False,
+        demand: Demand | None = None,
         on_error: Callable[[str, BaseException], None] | None = None,
     ) -> None:
-        """Not listening yet. `on_flow` gets each denial and failure, and with `record_forwarded` each query.
+        """Not listening yet. `on_flow` gets each denial and failure, and each query if `demand` asks for it.
 
         `on_error` gets bugs in the proxy's own tasks; a process that gets one should end and be started again.
         """
@@ -89,7 +90,7 @@ class DnsServer:
         self._enforcement = enforcement
         self._learner = learner
         self._on_flow = on_flow
-        self._record_forwarded = record_forwarded
+        self._demand = demand or Demand()
         self._tasks = Tasks(on_error)
         self._inflight: dict[str, int] = {}
         self._exchanges: set[Exchange] = set()
@@ -206,7 +207,7 @@ class DnsServer:
         counters = self.counters
         if answered.reason == Reason.NONE:
             counters.forwarded += 1
-            if not self._record_forwarded:
+            if not self._demand.forwarded:
                 return
         elif answered.reason == Reason.DNS_MALFORMED:
             counters.malformed += 1

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AuditRecord: one line of the audit log, as it is written and as it is read again.
+"""AuditRecord: one line of the audit log or of `l7ctl monitor -o json`, as it is written and as it is read again.
 
 The names and types here are a contract with whoever ships the log elsewhere: a field may be added, none may change its
-meaning. Every field is always there, except `http` and `dns`, which are there for their layer only. Strings come from
-the workload or the network: JSON escapes what would break the line, and what is not Unicode is escaped as text.
+meaning. Every field is always there, except those that are there for their layer only, or for what passed. Strings
+come from the workload or the network: JSON escapes what would break the line, and what is not Unicode is escaped as
+text.
 
 Not an owner of files (`l7observe.audit`) and not a formatter for people (`l7observe.compact`).
 """
@@ -15,11 +16,14 @@ from typing import Final
 import msgspec
 
 from l7observe.columns import Column, Columns
-from l7observe.flow import Flow, FlowPeer
+from l7observe.flow import DnsSummary, Flow, FlowPeer, FlowType, HttpSummary, PacketSummary
 from l7policy.verdict import Direction, Protocol, Verdict
 
 PASSED: Final = frozenset({Verdict.FORWARDED, Verdict.REDIRECTED})
 """Verdicts that are no deny."""
+
+TCP_FLAGS: Final = ((2, "SYN"), (16, "ACK"), (1, "FIN"), (4, "RST"), (8, "PSH"), (32, "URG"))
+"""In the order in which people read them."""
 
 
 class AuditEndpoint(msgspec.Struct, frozen=True):
@@ -56,6 +60,9 @@ class AuditHttp(msgspec.Struct, frozen=True):
     host: str
     path: str
     status: int
+    protocol: str | msgspec.UnsetType = msgspec.UNSET
+    request_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    response_bytes: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class AuditDns(msgspec.Struct, frozen=True):
@@ -64,21 +71,42 @@ class AuditDns(msgspec.Struct, frozen=True):
     query: str
     qtype: str
     rcode: str
+    addresses: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    cnames: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    ttl: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class AuditTls(msgspec.Struct, frozen=True):
+    """The handshake, as far as it could be read."""
+
+    sni: str
+    version: str
+    alpn: tuple[str, ...]
+
+
+class AuditPacket(msgspec.Struct, frozen=True):
+    """The packet. Flags: ``SYN``, ``ACK, FIN``; empty if it is not TCP."""
+
+    flags: str
+    length: int
+    reply: bool
+    new: bool
+    point: str
 
 
 class AuditRecord(msgspec.Struct, frozen=True):
-    """One deny at any layer."""
+    """One flow at any layer: in the audit log, one deny."""
 
     time: str
     """RFC 3339, UTC, microseconds: ``2026-01-31T12:00:00.123456Z``."""
     node: str
     """Host name of the node."""
     layer: str
-    """``packet``, ``http`` or ``dns``."""
+    """``packet``, ``http``, ``dns`` or ``tls``."""
     verdict: str
-    """``DROPPED`` or ``ERROR``: a name of `l7policy.verdict.Verdict`."""
+    """``DROPPED`` or ``ERROR`` if it was denied: a name of `l7policy.verdict.Verdict`."""
     reason: str
-    """A name of `l7policy.verdict.Reason`: ``POLICY_DENIED``."""
+    """A name of `l7policy.verdict.Reason`: ``POLICY_DENIED``; ``NONE`` for what passed."""
     reason_text: str
     """The same for people."""
     direction: str
@@ -98,6 +126,16 @@ class AuditRecord(msgspec.Struct, frozen=True):
     """What the reason alone does not say."""
     http: AuditHttp | msgspec.UnsetType = msgspec.UNSET
     dns: AuditDns | msgspec.UnsetType = msgspec.UNSET
+    tls: AuditTls | msgspec.UnsetType = msgspec.UNSET
+    packet: AuditPacket | msgspec.UnsetType = msgspec.UNSET
+    type: str = ""
+    """``drop``, ``policy-verdict``, ``trace`` or ``l7``; empty in logs of a time before there was more than denies."""
+    l7_type: str | msgspec.UnsetType = msgspec.UNSET
+    """``request`` or ``response``."""
+    latency_ns: int | msgspec.UnsetType = msgspec.UNSET
+    """Of a response, since its request."""
+    proxy: str | msgspec.UnsetType = msgspec.UNSET
+    """Where the flow was redirected to."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -105,15 +143,19 @@ _decoder = msgspec.json.Decoder(AuditRecord)
 
 
 def is_deny(flow: Flow) -> bool:
-    """Whether the flow belongs into the audit log: anything but passed."""
-    return flow.verdict not in PASSED
+    """Whether the flow belongs into the audit log: anything but passed, once.
+
+    A packet that policy refuses is a policy verdict, if somebody listens, and a drop; the drop is the deny.
+    """
+    if flow.verdict in PASSED:
+        return False
+    return flow.type in (FlowType.L7, FlowType.DROP) or flow.verdict == Verdict.AUDIT
 
 
 def from_flow(flow: Flow, node: str = "") -> AuditRecord:
     """The record of a flow. Raises ValueError or OverflowError for a time no calendar has."""
     egress = flow.direction == Direction.EGRESS
     subject = _subject(flow)
-    http, dns = flow.http, flow.dns
     return AuditRecord(
         time=timestamp(flow.time),
         node=node,
@@ -130,9 +172,43 @@ def from_flow(flow: Flow, node: str = "") -> AuditRecord:
         policies=flow.policies,
         revision=flow.revision,
         detail=flow.detail,
-        http=AuditHttp(http.method, http.host, http.path, http.status) if http is not None else msgspec.UNSET,
-        dns=AuditDns(dns.query, dns.qtype, dns.rcode) if dns is not None else msgspec.UNSET,
+        http=_http(flow.http) if flow.http is not None else msgspec.UNSET,
+        dns=_dns(flow.dns) if flow.dns is not None else msgspec.UNSET,
+        tls=AuditTls(flow.tls.sni, flow.tls.version, flow.tls.alpn) if flow.tls is not None else msgspec.UNSET,
+        packet=_packet(flow.packet) if flow.packet is not None else msgspec.UNSET,
+        type=flow.type.value,
+        l7_type=flow.l7_type.value if flow.type == FlowType.L7 else msgspec.UNSET,
+        latency_ns=flow.latency_ns or msgspec.UNSET,
+        proxy=flow.proxy or msgspec.UNSET,
     )
+
+
+def _http(http: HttpSummary) -> AuditHttp:
+    return AuditHttp(
+        http.method,
+        http.host,
+        http.path,
+        http.status,
+        http.protocol or msgspec.UNSET,
+        http.request_bytes or msgspec.UNSET,
+        http.response_bytes or msgspec.UNSET,
+    )
+
+
+def _dns(dns: DnsSummary) -> AuditDns:
+    return AuditDns(
+        dns.query,
+        dns.qtype,
+        dns.rcode,
+        dns.addresses or msgspec.UNSET,
+        dns.cnames or msgspec.UNSET,
+        dns.ttl or msgspec.UNSET,
+    )
+
+
+def _packet(packet: PacketSummary) -> AuditPacket:
+    flags = ", ".join(name for bit, name in TCP_FLAGS if packet.tcp_flags & bit)
+    return AuditPacket(flags, packet.length, packet.reply, packet.new, packet.point)
 
 
 def encode(record: AuditRecord) -> bytes:

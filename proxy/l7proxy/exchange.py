@@ -18,6 +18,7 @@ Failure verdict: 400, 403, 408, 502, 503 or 504 and a record; a reset when an an
 
 import math
 
+from l7observe.demand import Demand
 from l7policy.verdict import Reason, Verdict
 from l7proxy import edited_head, framing, replies, request_head, rewritten_head
 from l7proxy.answer import Answer
@@ -45,10 +46,10 @@ from l7proxy.phase import Link, Phase
 class Exchange:
     """See the module. `deadline` is when `tick` must be called at the latest; `tunnel` asks for every tick."""
 
-    def __init__(self, policy: FlowPolicy, limits: Limits, now: float, *, record_forwarded: bool = False) -> None:
+    def __init__(self, policy: FlowPolicy, limits: Limits, now: float, demand: Demand | None = None) -> None:
         self._policy = policy
         self._limits = limits
-        self._record_forwarded = record_forwarded
+        self._demand = demand or Demand()
         self.deadline = now + limits.head_timeout
         self._phase = Phase.HEAD
         self._link = Link.NONE
@@ -468,7 +469,7 @@ class Exchange:
 
     def _record_forward(self, out: list[Command], status: int, detail: str = "") -> None:
         decision = self._decision
-        if self._record_forwarded or (decision is not None and (decision.missing or decision.rejected)):
+        if self._demand.forwarded or (decision is not None and (decision.missing or decision.rejected)):
             out.append(Record.of(Verdict.FORWARDED, Reason.NONE, self._request, status, self._decision, detail))
 
     # The end of the connection

@@ -4,7 +4,7 @@
 Header values are never part of it, and no password: a target's userinfo is cut before it gets here.
 """
 
-from l7observe.flow import Flow, FlowPeer, HttpSummary
+from l7observe.flow import Flow, FlowPeer, HttpSummary, L7Type
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
 from l7proxy.commands import Record
 from l7proxy.judge import FlowPolicy, Side
@@ -52,6 +52,7 @@ class Flows:
             policies=decision.policies,
             revision=self._policy.revision,
             detail=record.detail,
+            l7_type=L7Type.RESPONSE if record.verdict == Verdict.FORWARDED else L7Type.REQUEST,
         )
 
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.verdict import Protocol, Reason
@@ -41,16 +42,19 @@ class HttpServer:
         on_flow: Callable[[Flow], None],
         limits: Limits | None = None,
         *,
-        record_forwarded: bool = False,
+        demand: Demand | None = None,
         dial: Dial = sockets.dial,
     ) -> None:
-        """`on_flow` must neither block nor raise. `dial` is how a server is reached, and replaced only by tests."""
+        """`on_flow` must neither block nor raise; it gets denials and failures, and what `demand` asks for.
+
+        `dial` is how a server is reached, and replaced only by tests.
+        """
         self.limits = Limits() if limits is None else limits
         self.dial = dial
         self.tasks = Tasks()
         self._judge = judge
         self._on_flow = on_flow
-        self._record_forwarded = record_forwarded
+        self._demand = demand or Demand()
         self._relays: dict[ClientSide, flows.Flows] = {}
         self._per_client: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
@@ -110,7 +114,7 @@ class HttpServer:
         self._relays[relay] = flows.Flows(policy, client, destination)
         self._per_client[address] += 1
         now = asyncio.get_running_loop().time()
-        return Exchange(policy, self.limits, now, record_forwarded=self._record_forwarded)
+        return Exchange(policy, self.limits, now, self._demand)
 
     def report(self, relay: ClientSide, record: Record) -> None:
         """See `relay.Owner.report`."""

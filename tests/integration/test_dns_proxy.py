@@ -44,6 +44,7 @@ from l7dns.addresses import address_text
 from l7dns.kerneltables import MemoryTables
 from l7dns.learner import Learner
 from l7dns.server import DnsServer, Limits
+from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7policy import ids
 from l7policy.enforcement import EndpointRow, Enforcement
@@ -98,7 +99,7 @@ async def main():
     enforcement.prepare(SNAPSHOT)
     enforcement.commit(1)
     server = DnsServer(enforcement, learner, lambda flow: say("flow", msgspec.to_builtins(flow)),
-                       Limits(upstream_timeout=1.0), record_forwarded=True)
+                       Limits(upstream_timeout=1.0), demand=Demand(True))
     listeners = [make(family, 53, address)
                  for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
                  for make in (sockets.udp_listener, sockets.tcp_listener)]

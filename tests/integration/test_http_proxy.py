@@ -28,6 +28,7 @@ import msgspec
 import pytest
 import uvloop
 
+from l7observe.demand import Demand
 from l7policy.enforcement import EndpointRow, Enforcement
 from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision
 from l7policy.model import EndpointPolicy, HttpRule, Origin, Port, Rule, Snapshot
@@ -82,7 +83,7 @@ async def proxy() -> None:
     enforcement = Enforcement(tables)
     load(enforcement, tables, RULES)
     encode = msgspec.json.Encoder().encode
-    server = HttpServer(enforcement, lambda flow: print(encode(flow).decode(), flush=True), record_forwarded=True)
+    server = HttpServer(enforcement, lambda flow: print(encode(flow).decode(), flush=True), demand=Demand(True))
     families = (socket.AF_INET, socket.AF_INET6)
     await server.start([listener(f, port, a) for f, a in zip(families, SERVERS, strict=True) for port in (80, 81)])
     print("ready", flush=True)

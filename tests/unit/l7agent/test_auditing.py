@@ -17,6 +17,7 @@ from l7agent.workload import Attachment
 from l7bpf.layouts import Event
 from l7observe.audit import AuditLog
 from l7observe.flow import DnsSummary, Flow, FlowPeer, HttpSummary
+from l7observe.hub import Hub
 from l7policy.ids import EndpointId, PolicyId
 from l7policy.model import EndpointPolicy, Origin
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
@@ -34,7 +35,7 @@ class Bench:
         endpoints = Endpoints(folder / "endpoints.json")
         declared = declarations.declare("web", ["app=web"])
         endpoints.located(endpoints.add(declared), Attachment("lxc-web", 7, ("203.0.113.11",), 1))
-        self.auditing = Auditing(self.log, endpoints, lambda identity: LABELS.get(identity, ()))
+        self.auditing = Auditing(self.log, Hub(), endpoints, lambda identity: LABELS.get(identity, ()))
 
     def learn(self) -> None:
         self.auditing.learn({DENY.cookie: DENY}, {PolicyId(5): SELECTED}, {EndpointId(1): SELECTED})

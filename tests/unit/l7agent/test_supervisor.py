@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from l7agent import supervisor
-from l7agent.supervisor import DataProcess, NotAcknowledged, Slot
+from l7agent.supervisor import DataProcess, NotAcknowledged, OnFlows, Slot
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.ids import Revision
@@ -63,7 +63,7 @@ def snapshot(revision: int) -> Snapshot:
 
 @asynccontextmanager
 async def supervised(
-    tmp_path: Path, protocol: str = "wire.PROTOCOL", on_flows: Callable[[list[Flow]], None] = lambda _: None
+    tmp_path: Path, protocol: str = "wire.PROTOCOL", on_flows: OnFlows = lambda _flows, _lost: None
 ) -> AsyncIterator[DataProcess]:
     program = PROCESS.replace("PROTOCOL, ", f"{protocol}, ", 1)
     command = [sys.executable, "-c", program, str(tmp_path / "test-0.sock")]
@@ -151,7 +151,7 @@ def test_a_reload_waits_for_a_process_that_is_coming_back(tmp_path: Path) -> Non
 def test_flows_reach_the_agent(tmp_path: Path) -> None:
     async def scenario() -> None:
         got: list[Flow] = []
-        async with supervised(tmp_path, on_flows=got.extend) as process:
+        async with supervised(tmp_path, on_flows=lambda flows, _lost: got.extend(flows)) as process:
             await process.ask("flow")
             while not got:
                 await asyncio.sleep(0.01)
@@ -165,7 +165,7 @@ def test_a_process_that_cannot_start_is_named_with_its_reason(tmp_path: Path, mo
     monkeypatch.setattr(supervisor, "ACKNOWLEDGE_SECONDS", 0.3)
 
     async def scenario() -> None:
-        process = DataProcess(Slot("test", 0), tmp_path, [sys.executable, "-c", "exit(7)"], lambda _: None)
+        process = DataProcess(Slot("test", 0), tmp_path, [sys.executable, "-c", "exit(7)"], lambda _flows, _lost: None)
         tasks = Tasks()
         tasks.start(process.run(), name="supervise")
         with pytest.raises(NotAcknowledged, match=r"test-0 did not get ready within .*exited with status 7"):

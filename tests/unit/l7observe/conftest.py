@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from l7observe.flow import DnsSummary, Flow, FlowPeer, HttpSummary
+from l7observe.flow import DnsSummary, Flow, FlowPeer, FlowType, HttpSummary
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
 
 
@@ -23,6 +23,7 @@ def packet_deny() -> Flow:
         endpoint=1,
         policies=("default/web",),
         revision=7,
+        type=FlowType.DROP,
     )
 
 

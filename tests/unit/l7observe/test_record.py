@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from l7observe import record
-from l7observe.flow import Flow, FlowPeer
+from l7observe.flow import Flow, FlowPeer, FlowType, HttpSummary, L7Type, PacketSummary
 from l7policy.verdict import Direction, Reason, Verdict
 
 
@@ -43,6 +43,7 @@ def test_a_packet_deny_is_written_in_the_documented_shape(packet_deny: Flow) -> 
         "policies": ["default/web"],
         "revision": 7,
         "detail": "",
+        "type": "drop",
     }
 
 
@@ -115,6 +116,37 @@ def test_a_protocol_without_a_name_is_its_number(packet_deny: Flow) -> None:
 def test_everything_but_passed_is_a_deny(packet_deny: Flow, verdict: Verdict, denied: bool) -> None:
     packet_deny.verdict = verdict
     assert record.is_deny(packet_deny) is denied
+
+
+def test_what_policy_says_of_a_packet_is_no_second_deny(packet_deny: Flow) -> None:
+    packet_deny.type = FlowType.POLICY_VERDICT
+    assert not record.is_deny(packet_deny)
+    packet_deny.verdict = Verdict.AUDIT
+    assert record.is_deny(packet_deny)
+
+
+def test_a_forwarded_request_carries_what_came_of_it(http_deny: Flow) -> None:
+    http_deny.verdict, http_deny.reason = Verdict.FORWARDED, Reason.NONE
+    http_deny.l7_type, http_deny.latency_ns = L7Type.RESPONSE, 1_500_000
+    http_deny.http = HttpSummary("GET", "api.example.com", "/", 200, protocol="HTTP/1.1", response_bytes=512)
+    line = json.loads(record.encode(record.from_flow(http_deny)))
+    assert (line["type"], line["l7_type"], line["latency_ns"]) == ("l7", "response", 1_500_000)
+    assert line["http"]["protocol"] == "HTTP/1.1"
+    assert line["http"]["response_bytes"] == 512
+    assert record.decode(json.dumps(line)) == record.from_flow(http_deny)
+
+
+def test_a_packet_is_shown_by_the_names_of_its_flags(packet_deny: Flow) -> None:
+    packet_deny.packet = PacketSummary(tcp_flags=0x11, length=66, reply=True, point="to-endpoint")
+    written = record.from_flow(packet_deny)
+    assert json.loads(record.encode(written))["packet"] == {
+        "flags": "ACK, FIN",
+        "length": 66,
+        "reply": True,
+        "new": False,
+        "point": "to-endpoint",
+    }
+    assert record.decode(record.encode(written)) == written
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e20])

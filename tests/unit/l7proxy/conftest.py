@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from l7observe.demand import Demand
 from l7policy.enforcement import EndpointRow, Enforcement
 from l7policy.flowpolicy import FlowPolicy
 from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision
@@ -80,7 +81,7 @@ class Playbook:
     def __init__(self, policy: FlowPolicy, limits: Limits, *, record_forwarded: bool) -> None:
         self.now = 0.0
         self.records: list[Record] = []
-        self.exchange = Exchange(policy, limits, self.now, record_forwarded=record_forwarded)
+        self.exchange = Exchange(policy, limits, self.now, Demand(record_forwarded))
 
     def client(self, data: bytes) -> list[Command]:
         return self._played(self.exchange.client_data(data, self.now))

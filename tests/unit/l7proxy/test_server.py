@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7policy.verdict import Reason, Verdict
 from l7proxy.limits import Limits
@@ -91,7 +92,7 @@ async def head_of(reader: asyncio.StreamReader) -> bytes:
 
 def test_requests_pass_and_are_refused_on_one_connection(world: Any, run: Callable[[Any], Any]) -> None:
     async def main() -> None:
-        async with proxied(world, answering, record_forwarded=True) as proxy:
+        async with proxied(world, answering, demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             assert await reader.readexactly(len(OK)) == OK
