@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exchange: one `Transaction` and what it needs of the world around it: a deadline, a name server, the learner.
+"""Exchange: one query that may be forwarded, around its `Transaction`: who asks whom, until when, and who is asked.
 
-May not touch sockets. Failure verdict: the transaction's; an exchange ends exactly once, with an answer or because the
-client has gone.
+May not touch sockets, nor read a clock. Failure verdict: the transaction's; an exchange ends exactly once, with an
+answer or because the client has gone.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol as Interface
 
@@ -15,29 +14,14 @@ from l7dns.upstream import Asked
 from l7policy.enforcement import FlowPolicy
 from l7policy.verdict import Protocol
 
-Respond = Callable[[bytes | None], None]
-"""Gives the client its answer. None: there is nothing to send."""
-
-
-class Owner(Interface):
-    """What an exchange asks of the server."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
-        """Writes what an answer teaches to the kernel. Returns what failed, or nothing."""
-
-    def left(self, exchange: "Exchange") -> None:
-        """An exchange has ended."""
-
-    def report(self, query: "Query", transaction: Transaction, answered: Answered) -> None:
-        """Counts and records how a query ended."""
+Respond = Callable[[Address, Address, bytes | None], None]
+"""Gives the client its answer, from the name server it asked. None: there is nothing to send."""
 
 
 class Query:
     """Who asks whom, and how the answer gets there."""
 
-    __slots__ = ("client", "policy", "protocol", "respond", "server")
+    __slots__ = ("client", "policy", "protocol", "respond", "server", "transaction")
 
     def __init__(
         self, client: Address, server: Address, protocol: Protocol, policy: FlowPolicy | None, respond: Respond
@@ -48,19 +32,33 @@ class Query:
         self.protocol = protocol
         self.policy = policy
         self.respond = respond
+        self.transaction = Transaction()
+
+
+class Owner(Interface):
+    """What an exchange asks of the server."""
+
+    def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
+        """Writes what an answer teaches to the kernel. Returns what failed, or nothing."""
+
+    def left(self, exchange: "Exchange") -> None:
+        """An exchange has ended."""
+
+    def report(self, query: Query, answered: Answered) -> None:
+        """Counts and records how a query ended."""
 
 
 class Exchange:
-    """A query that may be forwarded. A `l7dns.upstream.Waiter` for its answer."""
+    """A query that waits for an answer. A `l7dns.upstream.Waiter`."""
 
-    __slots__ = ("_owner", "_timer", "_transaction", "asked", "done", "query_of")
+    __slots__ = ("_owner", "_transaction", "asked", "begun", "done", "query_of")
 
-    def __init__(self, owner: Owner, query: Query, transaction: Transaction, timeout: float) -> None:
-        """From here on the client gets an answer within `timeout` seconds."""
+    def __init__(self, owner: Owner, query: Query, now: float) -> None:
+        """Begun `now`, in seconds since boot; whoever owns it calls `timeout` when the time is over."""
         self._owner = owner
-        self._transaction = transaction
-        self._timer = owner.loop.call_later(timeout, self._timeout)
+        self._transaction = query.transaction
         self.query_of = query
+        self.begun = now
         self.asked: Asked | None = None
         self.done = False
 
@@ -96,19 +94,20 @@ class Exchange:
         else:
             self.asked = asked
 
-    def _timeout(self) -> None:
+    def timeout(self) -> None:
+        """No answer came in time."""
         self._end(self._transaction.timeout())
 
     def _end(self, answered: Answered) -> None:
         if self.done:
             raise AssertionError("a second end of one exchange")
         self._leave()
-        self._owner.report(self.query_of, self._transaction, answered)
-        self.query_of.respond(answered.wire)
+        query = self.query_of
+        self._owner.report(query, answered)
+        query.respond(query.server, query.client, answered.wire)
 
     def _leave(self) -> None:
         self.done = True
-        self._timer.cancel()
         if self.asked is not None:
             self.asked.forget()
         self._owner.left(self)

@@ -12,6 +12,7 @@ says what failed and takes its own addition back, and the answer is withheld; `p
 nothing.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -173,7 +174,10 @@ class Learner:
 
     def learn(self, name: str, addresses: Sequence[bytes], ttl: float, now: float, endpoint: int = 0) -> str:
         """Takes in an answer. When this returns nothing, the kernel holds it; else, what failed."""
-        expiry = now + max(self._min_ttl, ttl)
+        # Whole seconds, upwards: an answer that only repeats one of the same second changes nothing.
+        expiry = float(math.ceil(now + max(self._min_ttl, ttl)))
+        if self._cache.covers(name, addresses, expiry, endpoint) and self._dirty.isdisjoint(addresses):
+            return ""
         changes = self._cache.put(name, addresses, expiry, endpoint)
         touched = dict.fromkeys(change.address for change in changes)
         if self._dirty:

@@ -143,7 +143,7 @@ class TcpSession(asyncio.Protocol):
         if self._admitted:
             self._server.gone(self)
 
-    def reply(self, message: bytes | None) -> None:
+    def reply(self, server: Address, client: Address, message: bytes | None) -> None:  # noqa: ARG002 - of one stream
         """Answers one query. None: it gets no answer."""
         self._unanswered -= 1
         if self._transport is None:

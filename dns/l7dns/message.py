@@ -10,6 +10,7 @@ May not do I/O, nor judge names. Failure verdict: `Malformed`, which carries the
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from dnslib import QTYPE
@@ -35,6 +36,9 @@ DO: Final = 0x8000
 IN: Final = 1
 EDNS_PAYLOAD: Final = 1232
 """What the proxy's own replies announce (DNS flag day 2020)."""
+_KEPT_QUERIES: Final = 4096
+_KEPT_BYTES: Final = 512
+"""Longer queries are read anew each time: what is kept of hostile ones must not grow with them."""
 
 
 class Type(IntEnum):
@@ -96,9 +100,8 @@ class Edns:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query that can be read in one way only."""
+    """A query that can be read in one way only, apart from its ID: equal queries share one."""
 
-    id: int
     flags: int
     section: bytes
     """The question section as sent: name with its letters' case, type, class."""
@@ -107,11 +110,8 @@ class Question:
     qtype: int
     qclass: int
     edns: Edns | None
-
-    @property
-    def wire_name(self) -> bytes:
-        """The name in wire form, lower case."""
-        return self.section[:-4].lower()
+    wire_name: bytes
+    """The name in wire form, lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +129,36 @@ def parse_query(wire: bytes) -> Question | Malformed:
     """Reads what a client sent."""
     if len(wire) < HEADER.size:
         return Malformed("shorter than a header", None)
-    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
+    found = _kept(wire[2:]) if len(wire) <= _KEPT_BYTES else _read(wire)
+    if not isinstance(found, _Fault):
+        return found
+    ident, flags = _PAIR.unpack_from(wire)
+    reply = None if found.rcode is None else _bare(ident, flags, found.rcode)
+    return Malformed(found.problem, reply, Rcode.FORMERR if found.rcode is None else found.rcode, ident)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    problem: str
+    rcode: Rcode | None
+    """None: gets no answer."""
+
+
+@lru_cache(maxsize=_KEPT_QUERIES)
+def _kept(rest: bytes) -> Question | _Fault:
+    """The query without its ID, which clients ask again and again."""
+    return _read(b"\0\0" + rest)
+
+
+def _read(wire: bytes) -> Question | _Fault:
+    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
     if flags & QR:
         # An error that came as a response gets no answer, so that no two answerers can feed each other for ever.
-        reply = None if flags & RCODE else _bare(ident, flags, Rcode.FORMERR)
-        return Malformed("a response where a query was expected", reply, id=ident)
+        return _Fault("a response where a query was expected", None if flags & RCODE else Rcode.FORMERR)
     if flags & OPCODE:
-        return Malformed("opcode other than QUERY", _bare(ident, flags, Rcode.NOTIMP), Rcode.NOTIMP, ident)
+        return _Fault("opcode other than QUERY", Rcode.NOTIMP)
     if questions != 1:
-        return Malformed(f"{questions} questions", _bare(ident, flags, Rcode.FORMERR), id=ident)
+        return _Fault(f"{questions} questions", Rcode.FORMERR)
     try:
         end = names.end_of_plain(wire, HEADER.size)
         position = end + 4
@@ -150,16 +171,17 @@ def parse_query(wire: bytes) -> Question | Malformed:
         if position != len(wire):
             raise WireError("bytes behind the last record")  # noqa: TRY301
     except WireError as error:
-        return Malformed(str(error), _bare(ident, flags, Rcode.FORMERR), id=ident)
+        return _Fault(str(error), Rcode.FORMERR)
     section = wire[HEADER.size : end + 4]
-    return Question(ident, flags, section, names.text(section[:-4]), qtype, qclass, edns)
+    name = section[:-4]
+    return Question(flags, section, names.text(name), qtype, qclass, edns, name.lower())
 
 
-def reply(question: Question, rcode: Rcode, error: Ede | None = None, text: str = "") -> bytes:
+def reply(ident: int, question: Question, rcode: Rcode, error: Ede | None = None, text: str = "") -> bytes:
     """The proxy's own answer: the question echoed byte by byte, no records, EDNS if the client spoke it."""
     flags = QR | RA | (question.flags & (OPCODE | RD | CD)) | rcode
     opt = b"" if question.edns is None else _opt(question.edns, error, text)
-    return HEADER.pack(question.id, flags, 1, 0, 0, 1 if opt else 0) + question.section + opt
+    return HEADER.pack(ident, flags, 1, 0, 0, 1 if opt else 0) + question.section + opt
 
 
 def find_edns(wire: bytes, position: int, count: int) -> tuple[int, Edns | None]:

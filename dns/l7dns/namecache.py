@@ -60,6 +60,18 @@ class NameCache:
         """How many names."""
         return len(self._records)
 
+    def covers(self, name: str, addresses: Iterable[bytes], expiry: float, endpoint: int = 0) -> bool:
+        """Whether `put` would change nothing but how recently the name was learnt, which this then does."""
+        record = self._records.get(name)
+        if record is None or (endpoint and record.endpoint != endpoint):
+            return False
+        known = record.addresses
+        for address in addresses:
+            if known.get(address, 0.0) < expiry:
+                return False
+        self._held[record.endpoint].move_to_end(name)
+        return True
+
     def put(self, name: str, addresses: Iterable[bytes], expiry: float, endpoint: int = 0) -> list[Change]:
         """Adds pairs, or keeps the later expiry of those that are known."""
         changes: list[Change] = []
@@ -159,7 +171,9 @@ class NameCache:
             self._unhold(name, record)
             record.endpoint = endpoint
             self._pairs_of[endpoint] += len(record.addresses)
-        names = self._held.setdefault(endpoint, OrderedDict())
+        names = self._held.get(endpoint)
+        if names is None:
+            names = self._held[endpoint] = OrderedDict()
         names[name] = None
         names.move_to_end(name)
 

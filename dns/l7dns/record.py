@@ -6,9 +6,9 @@ May not do I/O. Failure verdict: none.
 
 from l7dns.addresses import address_text
 from l7dns.exchange import Query
-from l7dns.message import Question, rcode_name, type_name
+from l7dns.message import rcode_name, type_name
 from l7dns.sockets import Address
-from l7dns.transaction import Answered, Decision
+from l7dns.transaction import Answered
 from l7observe.flow import DnsSummary, Flow, FlowPeer, L7Type
 from l7policy.enforcement import Side
 from l7policy.verdict import Direction, Reason, Verdict
@@ -23,8 +23,9 @@ _ERRORS = frozenset(
 )
 
 
-def flow(time: float, query: Query, question: Question | None, decision: Decision | None, answered: Answered) -> Flow:
+def flow(time: float, query: Query, answered: Answered) -> Flow:
     """One query and its end."""
+    question, decision = query.transaction.question, query.transaction.decision
     policy = query.policy
     if answered.reason == Reason.NONE:
         verdict = Verdict.FORWARDED

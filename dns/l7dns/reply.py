@@ -40,8 +40,10 @@ class Replies:
         self.errors = 0
         """Answers that could not be sent."""
 
-    def send(self, server: Address, client: Address, message: bytes) -> None:
-        """Sends an answer as `server`."""
+    def send(self, server: Address, client: Address, message: bytes | None) -> None:
+        """Sends an answer as `server`. None: there is none."""
+        if message is None:
+            return
         try:
             found = self._socket(server)
             if found is not None:

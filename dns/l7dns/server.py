@@ -20,7 +20,7 @@ from l7dns.learner import Learner
 from l7dns.listener import TcpSession, UdpListener
 from l7dns.reply import Replies
 from l7dns.sockets import Address
-from l7dns.transaction import Answered, Learn, Transaction
+from l7dns.transaction import Answered, Learn
 from l7dns.upstream import TcpUpstream, UdpUpstream
 from l7observe.demand import Demand
 from l7observe.flow import Flow
@@ -28,8 +28,8 @@ from l7observe.tasks import Tasks
 from l7policy.enforcement import FlowPolicy
 from l7policy.verdict import Protocol, Reason
 
-_SWEEP: Final = 0.25
-"""Seconds between looks for what has expired."""
+_SWEEP: Final = 0.1
+"""Seconds between looks for what has expired; a name server that is silent is given up that much late at most."""
 _POLICY_AGE: Final = 1.0
 """Seconds a flow's policy is kept. It follows reloads by itself; this bounds what else may change about an address."""
 _POLICIES: Final = 8192
@@ -93,7 +93,8 @@ class DnsServer:
         self._demand = demand or Demand()
         self._tasks = Tasks(on_error)
         self._inflight: dict[str, int] = {}
-        self._exchanges: set[Exchange] = set()
+        self._exchanges: dict[Exchange, None] = {}
+        """The oldest first, which is the first to time out."""
         self._sessions: dict[TcpSession, TcpUpstream | None] = {}
         self._connections: dict[str, int] = {}
         self._policies: dict[tuple[str, str, int, Protocol], tuple[float, FlowPolicy]] = {}
@@ -109,7 +110,7 @@ class DnsServer:
     async def start(self, listeners: Iterable[socket.socket]) -> None:
         """Serves on sockets made by `l7dns.sockets`, UDP and TCP."""
         self.loop = loop = asyncio.get_running_loop()
-        self._udp = UdpUpstream(loop, clock.boottime)
+        self._udp = UdpUpstream(loop)
         self._replies = Replies(loop, self._datagram)
         for listener in listeners:
             if listener.type == socket.SOCK_DGRAM:
@@ -146,20 +147,18 @@ class DnsServer:
     # --- queries -------------------------------------------------------------------------------------------------
 
     def _datagram(self, message: bytes, client: Address, server: Address) -> None:
-        def respond(answer: bytes | None) -> None:
-            if answer is not None:
-                self._replies.send(server, client, answer)
-
-        policy = self._policy(client[0], server[0], server[1], Protocol.UDP)
-        exchange = self._begin(message, Query(client, server, Protocol.UDP, policy, respond))
+        now = clock.boottime()
+        policy = self._policy(client[0], server[0], server[1], Protocol.UDP, now)
+        exchange = self._begin(message, Query(client, server, Protocol.UDP, policy, self._replies.send), now)
         if exchange is not None:
-            exchange.waits_for(self._udp.ask(client[0], server, exchange))
+            exchange.waits_for(self._udp.ask(client[0], server, exchange, now))
 
     def stream_query(self, session: TcpSession, message: bytes) -> None:
         """See `StreamServer`."""
+        now = clock.boottime()
         client, server = session.client, session.destination
-        policy = self._policy(client[0], server[0], server[1], Protocol.TCP)
-        exchange = self._begin(message, Query(client, server, Protocol.TCP, policy, session.reply))
+        policy = self._policy(client[0], server[0], server[1], Protocol.TCP, now)
+        exchange = self._begin(message, Query(client, server, Protocol.TCP, policy, session.reply), now)
         if exchange is None:
             return
         upstream = self._sessions[session]
@@ -168,21 +167,21 @@ class DnsServer:
             self._sessions[session] = upstream
         exchange.waits_for(upstream.ask(exchange))
 
-    def _begin(self, message: bytes, query: Query) -> Exchange | None:
+    def _begin(self, message: bytes, query: Query, now: float) -> Exchange | None:
         self.counters.queries += 1
-        transaction = Transaction()
+        transaction = query.transaction
         step = transaction.begin(message, query.policy)
         if not isinstance(step, Answered):
             client = query.client[0]
             problem = self._over_limit(client)
             if not problem:
-                exchange = Exchange(self, query, transaction, self.limits.upstream_timeout)
-                self._exchanges.add(exchange)
+                exchange = Exchange(self, query, now)
+                self._exchanges[exchange] = None
                 self._inflight[client] = self._inflight.get(client, 0) + 1
                 return exchange
             step = transaction.overloaded(problem)
-        self.report(query, transaction, step)
-        query.respond(step.wire)
+        self.report(query, step)
+        query.respond(query.server, query.client, step.wire)
         return None
 
     def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
@@ -192,7 +191,7 @@ class DnsServer:
 
     def left(self, exchange: Exchange) -> None:
         """See `Owner`."""
-        self._exchanges.remove(exchange)
+        del self._exchanges[exchange]
         if not self._exchanges:
             self._quiet.set()
         client = exchange.query_of.client[0]
@@ -202,20 +201,21 @@ class DnsServer:
         else:
             del self._inflight[client]
 
-    def report(self, query: Query, transaction: Transaction, answered: Answered) -> None:
+    def report(self, query: Query, answered: Answered) -> None:
         """See `Owner`."""
         counters = self.counters
+        decision = query.transaction.decision
         if answered.reason == Reason.NONE:
             counters.forwarded += 1
             if not self._demand.forwarded:
                 return
         elif answered.reason == Reason.DNS_MALFORMED:
             counters.malformed += 1
-        elif transaction.decision is None or not transaction.decision.allowed:
+        elif decision is None or not decision.allowed:
             counters.refused += 1
         else:
             counters.failed += 1
-        self._on_flow(record.flow(clock.wall(), query, transaction.question, transaction.decision, answered))
+        self._on_flow(record.flow(clock.wall(), query, answered))
 
     def _over_limit(self, client: str) -> str:
         if self._stopping:
@@ -226,9 +226,8 @@ class DnsServer:
             return f"{self.limits.max_inflight_per_client} queries of this client in flight"
         return ""
 
-    def _policy(self, client: str, server: str, port: int, protocol: Protocol) -> FlowPolicy | None:
+    def _policy(self, client: str, server: str, port: int, protocol: Protocol, now: float) -> FlowPolicy | None:
         key = (client, server, port, protocol)
-        now = clock.boottime()
         known = self._policies.get(key)
         if known is not None and known[0] > now:
             return known[1]
@@ -256,9 +255,9 @@ class DnsServer:
             or of_client >= self.limits.max_connections_per_client
         ):
             server = session.destination
-            policy = self._policy(client, server[0], server[1], Protocol.TCP)
+            policy = self._policy(client, server[0], server[1], Protocol.TCP, clock.boottime())
             query = Query(session.client, server, Protocol.TCP, policy, session.reply)
-            self.report(query, Transaction(), Answered(None, Reason.DNS_LIMIT, detail="too many connections"))
+            self.report(query, Answered(None, Reason.DNS_LIMIT, detail="too many connections"))
             return False
         self._sessions[session] = None
         self._connections[client] = of_client + 1
@@ -283,7 +282,17 @@ class DnsServer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP)
-            self._learner.expire(clock.boottime())
-            self._udp.sweep()
+            now = clock.boottime()
+            self._give_up(now - self.limits.upstream_timeout)
+            self._learner.expire(now)
+            self._udp.sweep(now)
             self.counters.inflight = len(self._exchanges)
             self.counters.connections = len(self._sessions)
+
+    def _give_up(self, begun: float) -> None:
+        """Ends what began before then and has no answer yet."""
+        while self._exchanges:
+            oldest = next(iter(self._exchanges))
+            if oldest.begun > begun:
+                return
+            oldest.timeout()

@@ -11,9 +11,11 @@ The order is the invariant: what an answer teaches leaves as `Learn`, and only `
 I/O, nor know a clock or a random source. Failure verdict: SERVFAIL with a reason, and REFUSED unless policy says yes.
 """
 
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 from typing import Protocol as Interface
+
+import msgspec
 
 from l7dns import answer, message
 from l7dns.message import Ede, Malformed, Question, Rcode
@@ -55,8 +57,7 @@ class Judge(Interface):
         """Judges a canonical name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The end: what goes to the client, and what the record says of it."""
 
     wire: bytes | None
@@ -67,13 +68,15 @@ class Answered:
     addresses: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Learn:
+class Learn(msgspec.Struct, frozen=True):
     """Write these to the kernel, then say so with `Transaction.learnt`."""
 
     name: str
     addresses: tuple[bytes, ...]
     ttl: int
+
+
+_TRANSFERS: Final = (int(message.Type.AXFR), int(message.Type.IXFR))
 
 
 class _State(Enum):
@@ -101,7 +104,9 @@ class Transaction:
 
     def begin(self, wire: bytes, judge: Judge | None) -> Question | Answered:
         """Reads and judges the client's bytes. `judge` is None when no workload is known at the client's address."""
-        self._enter(_State.NEW, _State.JUDGED)
+        if self._state is not _State.NEW:
+            raise AssertionError(f"begun in state {self._state}")
+        self._state = _State.JUDGED
         query = message.parse_query(wire)
         if isinstance(query, Malformed):
             return self._end(Answered(query.reply, Reason.DNS_MALFORMED, query.rcode, query.problem))
@@ -111,7 +116,7 @@ class Transaction:
             return self._refuse(Reason.ENDPOINT_UNKNOWN, "")
         if query.qclass != message.IN:
             return self._refuse(Reason.DNS_DENIED, f"class {query.qclass} is not proxied")
-        if query.qtype in (message.Type.AXFR, message.Type.IXFR):
+        if query.qtype in _TRANSFERS:
             return self._refuse(Reason.DNS_DENIED, "zone transfers are not proxied")
         self.decision = decision = judge.dns(query.name)
         if not decision.allowed:
@@ -120,14 +125,16 @@ class Transaction:
 
     def forward(self, upstream_id: int) -> bytes:
         """The query as it goes to the name server: the client's own bytes under a fresh ID. Again, if sent again."""
-        self._enter(_State.FORWARDED if self._state is _State.FORWARDED else _State.JUDGED, _State.FORWARDED)
+        if self._state is not _State.JUDGED and self._state is not _State.FORWARDED:
+            raise AssertionError(f"forwarded in state {self._state}")
+        self._state = _State.FORWARDED
         self._id = upstream_id
         return upstream_id.to_bytes(2, "big") + self._wire[2:]
 
     def received(self, wire: bytes) -> Learn | Answered | None:
         """Judges what came from the name server. None: not the answer, keep waiting."""
-        question = self._known()
-        if self._state is not _State.FORWARDED:
+        question = self.question
+        if self._state is not _State.FORWARDED or question is None:
             raise AssertionError(f"response in state {self._state}")
         found = answer.read(wire, question, self._id)
         if isinstance(found, answer.Foreign):
@@ -135,8 +142,7 @@ class Transaction:
             return None
         if isinstance(found, answer.Invalid):
             return self._fail(Reason.DNS_UPSTREAM_INVALID, found.problem, Ede.INVALID_DATA)
-        released = question.id.to_bytes(2, "big") + wire[2:]
-        result = Answered(released, rcode=found.rcode, addresses=found.addresses)
+        result = Answered(self._wire[:2] + wire[2:], rcode=found.rcode, addresses=found.addresses)
         if not found.addresses:
             return self._end(result)
         self._state = _State.LEARNING
@@ -166,11 +172,11 @@ class Transaction:
         return self._fail(Reason.DNS_LIMIT, problem, Ede.OTHER)
 
     def _refuse(self, reason: Reason, detail: str) -> Answered:
-        wire = message.reply(self._known(), Rcode.REFUSED, Ede.PROHIBITED, reason.text)
+        wire = message.reply(self._ident(), self._known(), Rcode.REFUSED, Ede.PROHIBITED, reason.text)
         return self._end(Answered(wire, reason, Rcode.REFUSED, detail))
 
     def _fail(self, reason: Reason, detail: str, error: Ede) -> Answered:
-        wire = message.reply(self._known(), Rcode.SERVFAIL, error, reason.text)
+        wire = message.reply(self._ident(), self._known(), Rcode.SERVFAIL, error, reason.text)
         return self._end(Answered(wire, reason, Rcode.SERVFAIL, detail))
 
     def _end(self, answered: Answered) -> Answered:
@@ -179,10 +185,9 @@ class Transaction:
         self._state = _State.DONE
         return answered
 
-    def _enter(self, before: _State, after: _State) -> None:
-        if self._state is not before:
-            raise AssertionError(f"{after} from {self._state}")
-        self._state = after
+    def _ident(self) -> int:
+        """The client's."""
+        return int.from_bytes(self._wire[:2], "big")
 
     def _known(self) -> Question:
         if self.question is None:

@@ -12,7 +12,6 @@ waiter is told that asking failed; nothing is asked again but once, when a name 
 import asyncio
 import os
 import socket
-from collections.abc import Callable
 from typing import Final, cast
 from typing import Protocol as Interface
 
@@ -22,6 +21,7 @@ from l7dns.sockets import Address
 from l7observe.tasks import Tasks
 
 _BATCH: Final = 64
+_MANY: Final = 4
 _BUFFER: Final = 65535
 
 
@@ -105,17 +105,18 @@ class _Channel:
             waiter.failed(problem)
 
     def _readable(self) -> None:
-        buffer = self._upstream.buffer
-        for _ in range(_BATCH):
+        buffer, waiting, receive = self._upstream.buffer, self.waiting, self.socket.recv_into
+        # Where few answers are awaited, to look for a second one in vain costs more than to be called again.
+        for _ in range(_BATCH if len(waiting) > _MANY else 1):
             try:
-                size = self.socket.recv_into(buffer)
+                size = receive(buffer)
             except BlockingIOError:
                 return
             except OSError as error:  # what an ICMP message said
                 self._upstream.lost(self, error.strerror or str(error))
                 return
             message = bytes(buffer[:size])
-            waiter = self.waiting.get(int.from_bytes(message[:2], "big")) if size > 1 else None
+            waiter = waiting.get(message[0] << 8 | message[1]) if size > 1 else None
             if waiter is None or not waiter.received(message):
                 self._upstream.strays += 1
             if self.socket.fileno() < 0:  # closed by what the waiter did
@@ -128,7 +129,6 @@ class UdpUpstream:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        clock: Callable[[], float],
         *,
         queries_per_port: int = 32,
         channel_life: float = 2.0,
@@ -139,7 +139,6 @@ class UdpUpstream:
         self.buffer = memoryview(bytearray(_BUFFER))
         self.strays = 0
         """Messages that answered nothing: late, doubled, or forged."""
-        self._clock = clock
         self._queries_per_port = queries_per_port
         self._life = channel_life
         self._max_sockets = max_sockets
@@ -147,11 +146,11 @@ class UdpUpstream:
         self._current: dict[tuple[str, Address], _Channel] = {}
         self._channels: dict[_Channel, tuple[str, Address]] = {}
 
-    def ask(self, client: str, server: Address, waiter: Waiter) -> Asked | None:
+    def ask(self, client: str, server: Address, waiter: Waiter, now: float) -> Asked | None:
         """Sends the waiter's query. None if that failed, and then the waiter has been told."""
         for attempt in (1, 2):
             try:
-                channel = self._channel(client, server)
+                channel = self._channel(client, server, now)
             except OSError as error:
                 waiter.failed(error.strerror or str(error))
                 return None
@@ -174,9 +173,9 @@ class UdpUpstream:
             return Asked(channel.waiting, ident)
         raise AssertionError("unreachable")
 
-    def sweep(self) -> None:
+    def sweep(self, now: float) -> None:
         """Closes sockets that nobody uses any more."""
-        oldest = self._clock() - self._life
+        oldest = now - self._life
         for channel in [found for found in self._channels if found.born <= oldest and not found.waiting]:
             self._drop(channel)
 
@@ -190,9 +189,8 @@ class UdpUpstream:
         for channel in list(self._channels):
             self.lost(channel, "the proxy is stopping")
 
-    def _channel(self, client: str, server: Address) -> _Channel:
+    def _channel(self, client: str, server: Address, now: float) -> _Channel:
         key = (client, server)
-        now = self._clock()
         channel = self._current.get(key)
         if channel is not None:
             if channel.used < self._queries_per_port and channel.born + self._life > now:
@@ -317,12 +315,14 @@ class TcpUpstream(asyncio.Protocol):
             finally:
                 sockets.hand_over(made)
                 made = None
-        except OSError as error:  # TimeoutError is one
+        except TimeoutError:
+            self._unsent.clear()  # who waits for an answer to them has a time limit of its own
+        except OSError as error:
             self._unsent.clear()
             waiting = list(self._waiting.values())
             self._waiting.clear()
             for waiter in waiting:
-                waiter.failed(error.strerror or str(error) or "no connection in time")
+                waiter.failed(error.strerror or str(error))
         finally:
             self._connecting = None
             if made is not None:

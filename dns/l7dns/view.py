@@ -11,12 +11,14 @@ May not do I/O. Failure verdict: an address whose base identity is not known to 
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 from l7dns.prefixes import PrefixTable, learnable
 from l7policy.ids import FIRST_LOCAL_IDENTITY, WORLD, IdentityId, PolicyId, is_fqdn_identity
 from l7policy.model import EndpointPolicy, FqdnPeer, Labels, Snapshot
 from l7policy.names import NameSet
 
+_KEPT_NAMES: Final = 4096
 _WORLD_LABELS: Labels = frozenset({"reserved:world"})
 
 
@@ -51,13 +53,20 @@ class View:
         self._prefixes = PrefixTable(united)
         self._labels = self._base_labels(united)
         self._interned: dict[frozenset[str], frozenset[str]] = {}
+        self._matching: dict[str, frozenset[str]] = {}
         self.selectors = frozenset(peers)
         """The label of every selector."""
 
     def matching(self, name: str) -> frozenset[str]:
         """Labels of the selectors that match a canonical name. Equal sets are the same object."""
-        found = frozenset(peer.label for peer in self._selectors.matching(name))
-        return self._interned.setdefault(found, found)
+        known = self._matching.get(name)
+        if known is None:
+            found = frozenset(peer.label for peer in self._selectors.matching(name))
+            known = self._interned.setdefault(found, found)
+            if len(self._matching) >= _KEPT_NAMES:
+                self._matching.clear()
+            self._matching[name] = known
+        return known
 
     def base(self, address: bytes) -> IdentityId | None:
         """The identity of an address apart from its names; None if it may never be learnt."""

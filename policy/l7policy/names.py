@@ -27,6 +27,8 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _WELL_FORMED: Final = re.compile(r"[-a-z0-9_.]*")
 _LONGEST: Final = 255
 """Of a name with its dots. The wire format allows no more, and so no more is ever searched."""
+_KEPT_NAMES: Final = 1024
+"""Names that a set remembers: workloads ask the same ones over and over."""
 
 
 def fold(name: str) -> str:
@@ -97,13 +99,14 @@ def label_matches(literals: tuple[str, ...], label: str) -> bool:
 class NameSet:
     """Name selectors, indexed: whole names by hash, patterns by the literal labels they end in."""
 
-    __slots__ = ("_everything", "_exact", "_globs", "peers")
+    __slots__ = ("_everything", "_exact", "_globs", "_matched", "peers")
 
     def __init__(self, peers: Iterable[FqdnPeer]) -> None:
         self.peers = tuple(peers)
         self._everything: list[int] = []
         self._exact: dict[str, list[int]] = {}
         self._globs: dict[str, list[_Glob]] = {}
+        self._matched: dict[str, bool] = {}
         for index, peer in enumerate(self.peers):
             if peer.match_name:
                 self._exact.setdefault(fold(peer.match_name), []).append(index)
@@ -127,7 +130,14 @@ class NameSet:
 
     def matches(self, name: str) -> bool:
         """Whether any selector matches `name`, in any case, with or without its trailing dot."""
-        return bool(self._found(fold(name), first=True))
+        known = self._matched.get(name)
+        if known is None:
+            known = bool(self._found(fold(name), first=True))
+            if len(name) <= _LONGEST:
+                if len(self._matched) >= _KEPT_NAMES:
+                    self._matched.clear()
+                self._matched[name] = known
+        return known
 
     def matching(self, name: str) -> tuple[FqdnPeer, ...]:
         """Every selector that matches `name`, in the order they were given."""

@@ -2,6 +2,7 @@
 """What an answer teaches is what an independent implementation finds by walking the chain."""
 
 import ipaddress
+import unittest.mock
 
 import dns.flags
 import dns.message
@@ -106,3 +107,36 @@ def test_a_damaged_answer_is_read_or_refused_but_never_crashes(
         wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
     found = answer.read(bytes(wire[: data.draw(st.integers(0, len(wire)))]), read, asked.id)
     assert isinstance(found, Answer | Foreign | Invalid)
+
+
+@given(
+    st.sampled_from([A, AAAA, dns.rdatatype.ANY]),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 0xFFFFFFFF)), max_size=12),
+    st.sampled_from([-1, 0, 1]),
+    st.booleans(),
+    st.data(),
+)
+@settings(max_examples=300)
+def test_the_usual_answer_is_read_the_short_way_as_it_is_the_long_way(
+    qtype: int, records: list[tuple[int, int]], edns: int, damaged: bool, data: st.DataObject
+) -> None:
+    asked, read = question("a.example.com.", qtype)
+    size = {A: 4, AAAA: 16}.get(qtype, 4)
+    body = b"".join(
+        b"\xc0\x0c"
+        + qtype.to_bytes(2, "big")
+        + b"\0\1"
+        + ttl.to_bytes(4, "big")
+        + bytes((0, size))
+        + bytes(size - 1)
+        + bytes([last])
+        for last, ttl in records
+    )
+    opt = b"" if edns < 0 else b"\0\0\x29\x04\xd0" + bytes((edns, 0, 0, 0, 0, 0))
+    head = asked.to_wire()[:2] + b"\x81\x80\0\x01" + len(records).to_bytes(2, "big") + bytes((0, 0, 0, bool(opt)))
+    wire = bytearray(head + read.section + body + opt)
+    if damaged:
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    short = answer.read(bytes(wire), read, asked.id)
+    with unittest.mock.patch.object(answer, "_plain", return_value=None):
+        assert answer.read(bytes(wire), read, asked.id) == short

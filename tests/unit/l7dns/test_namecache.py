@@ -66,3 +66,16 @@ def test_a_workload_that_asks_for_ever_more_names_pushes_out_its_own_and_not_tho
         cache.put(f"n{number}.", [B], 1e9, endpoint=2)
     assert cache.names == 10
     assert cache.names_of(A) == {"needed."}
+
+
+def test_an_answer_that_changes_nothing_is_told_apart_and_counts_as_use() -> None:
+    cache = NameCache(max_names=2)
+    cache.put("a.", [b"1111"], 10.0, 1)
+    cache.put("b.", [b"2222"], 10.0, 1)
+    assert cache.covers("a.", [b"1111"], 10.0, 1)
+    assert not cache.covers("a.", [b"1111"], 10.5, 1)
+    assert not cache.covers("a.", [b"1111", b"3333"], 9.0, 1)
+    assert not cache.covers("a.", [b"1111"], 10.0, 2)
+    assert not cache.covers("c.", [b"1111"], 10.0, 1)
+    cache.put("c.", [b"4444"], 10.0, 1)
+    assert {name for name, _, _ in cache.items()} == {"a.", "c."}
