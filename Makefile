@@ -4,7 +4,7 @@
 BIN := .venv/bin
 C := $(wildcard bpf/programs/*.c bpf/programs/*.h)
 
-.PHONY: help setup demo test bench-policy lint format clean
+.PHONY: help setup demo test bench-policy bench-http lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -25,6 +25,10 @@ test: lint ## The whole test suite, after lint
 bench-policy: setup ## What policies cost to compile, resolve, change and judge by; results in bench/results
 	@$(BIN)/python bench/bench_policy.py
 
+bench-http: ## How fast HTTP passes beside direct, Envoy, HAProxy and mitmproxy; results in bench/results
+	@scripts/setup bench
+	@$(BIN)/python bench/bench_http.py
+
 lint: setup ## Style, types and the layering of the packages
 	@echo "lint: ruff, mypy, import-linter, clang-format" >&2
 	@$(BIN)/ruff check --quiet .
@@ -40,5 +44,5 @@ format: setup ## Put the source in its one format
 
 clean: ## Remove what was built, and labs that were left running
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -c 'import l7lab; l7lab.sweep(kept=True)'; fi
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

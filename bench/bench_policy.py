@@ -10,8 +10,6 @@ that keeps no index. Prints a table, writes bench/results/policy.{json,svg}; the
 import argparse
 import gc
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import policycluster
+from machine import machine
 from plot import Series, log_log
 
 from l7policy import documents
@@ -203,26 +202,6 @@ def measured_apart(policies: int, identities: int, rounds: int) -> dict[str, flo
         return None
     found: dict[str, float] = json.loads(done.stdout)
     return found
-
-
-def machine() -> dict[str, str]:
-    """Where it ran."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
-    return {
-        "cpu": cpu,
-        "cores": str(os.cpu_count()),
-        "memory_mb": str(memory),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
 
 
 def draw(sizes: dict[tuple[int, int], dict[str, float]]) -> str:
