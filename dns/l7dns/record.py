@@ -23,14 +23,23 @@ _ERRORS = frozenset(
 )
 
 
+def audited(time: float, query: Query, reason: Reason) -> Flow:
+    """A query that policy refuses and that is forwarded all the same: written before there is an answer."""
+    return _flow(time, query, Answered(None, reason), Verdict.AUDIT)
+
+
 def flow(time: float, query: Query, answered: Answered) -> Flow:
     """One query and its end."""
-    question, decision = query.transaction.question, query.transaction.decision
-    policy = query.policy
     if answered.reason == Reason.NONE:
         verdict = Verdict.FORWARDED
     else:
         verdict = Verdict.ERROR if answered.reason in _ERRORS else Verdict.DROPPED
+    return _flow(time, query, answered, verdict)
+
+
+def _flow(time: float, query: Query, answered: Answered, verdict: Verdict) -> Flow:
+    question, decision = query.transaction.question, query.transaction.decision
+    policy = query.policy
     rcode = "" if answered.wire is None else rcode_name(answered.rcode)
     if question is None:
         summary = DnsSummary(rcode=rcode)

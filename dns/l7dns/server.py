@@ -62,6 +62,7 @@ class Counters:
     queries: int = 0
     forwarded: int = 0
     refused: int = 0
+    audited: int = 0
     failed: int = 0
     malformed: int = 0
     inflight: int = 0
@@ -172,6 +173,10 @@ class DnsServer:
         transaction = query.transaction
         step = transaction.begin(message, query.policy)
         if not isinstance(step, Answered):
+            decision = transaction.decision
+            if decision is not None and decision.audited:
+                self.counters.audited += 1
+                self._on_flow(record.audited(clock.wall(), query, decision.reason))
             client = query.client[0]
             problem = self._over_limit(client)
             if not problem:

@@ -30,6 +30,10 @@ class Decision(Interface):
         """Whether the query may be forwarded."""
 
     @property
+    def audited(self) -> bool:
+        """It is allowed only because the endpoint is audited; `reason` is why it would be refused."""
+
+    @property
     def reason(self) -> Reason:
         """Why not."""
 

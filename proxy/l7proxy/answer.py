@@ -42,6 +42,16 @@ class Answer:
         """Whether the end of the connection is the end of the answer."""
         return self.head is not None and isinstance(self._body, framing.EndlessBody)
 
+    @property
+    def may_be_followed(self) -> bool:
+        """Whether the rest of the request's body is worth relaying although the answer is complete.
+
+        A client that waited for 100 may now send the body or not: nobody can tell its next request from it, so there
+        must not be one.
+        """
+        stays = self._request.keep_alive and not self._request.expect
+        return stays and self.head is not None and self.head.keep_alive
+
     def feed(self, data: bytes) -> bytes:
         """Bytes came from the server. Returns those that go to the client now."""
         if self._held:

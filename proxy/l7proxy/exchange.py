@@ -293,6 +293,8 @@ class Exchange:
         if raw is None:
             self._refuse(out, rewritten_head.malformed("a header that a rule sets cannot be written", head.raw), now)
             return False
+        if decision.audited:
+            out.append(Record.of(Verdict.AUDIT, decision.reason, head, 0, decision))
         self._request = head
         self._decision = decision
         self._request_body = None if head.framing == NO_BODY else framing.body(head.framing)
@@ -342,18 +344,8 @@ class Exchange:
         elif answer.done and self._phase is Phase.ANSWER:
             self._next_cycle(out, now)
             self._advance(out, now)
-        elif answer.done and (answer.rest or not self._may_go_on(answer)):
+        elif answer.done and (answer.rest or not answer.may_be_followed):
             self._end(out, now)
-
-    def _may_go_on(self, answer: Answer) -> bool:
-        """Whether the rest of a body is worth relaying although its answer is complete.
-
-        A client that waited for 100 may now send the body or not: nobody can tell its next request from it, so there
-        must not be one.
-        """
-        request = self._request
-        stays = request is not None and request.keep_alive and not request.expect
-        return stays and answer.head is not None and answer.head.keep_alive
 
     def _deny(self, out: list[Command], head: RequestHead, decision: Decision, now: float) -> None:
         keep_alive = (
@@ -426,6 +418,9 @@ class Exchange:
         if not decision.allowed:
             out.append(Record.of(Verdict.DROPPED, Reason.POLICY_CHANGED, request, 0, decision, "tunnel closed"))
             self._break_off(out)
+        elif decision.audited and not (self._decision and self._decision.audited):
+            self._decision = decision
+            out.append(Record.of(Verdict.AUDIT, decision.reason, request, 0, decision, "tunnel goes on"))
 
     def _server_gone(self, out: list[Command], now: float, *, reset: bool) -> None:
         request, answer = self._request, self._answer

@@ -35,6 +35,11 @@ class Decision(Protocol):
     def allowed(self) -> bool: ...
 
     @property
+    def audited(self) -> bool:
+        """It is allowed only because the endpoint is audited; `reason` is why it would be refused."""
+        ...
+
+    @property
     def reason(self) -> Reason: ...
 
     @property

@@ -30,19 +30,21 @@ RULES = (
 class World:
     """One workload at CLIENT (also at 127.0.0.1), everything else outside; its rules can be replaced."""
 
+    rules = RULES
+
     def __init__(self) -> None:
         self.number = 0
         self.workloads = {CLIENT, "127.0.0.1"}
         self.enforcement = Enforcement(self)
-        self.load(RULES)
+        self.load(self.rules)
 
-    def load(self, rules: tuple[HttpRule, ...] | None) -> None:
+    def load(self, rules: tuple[HttpRule, ...] | None, *, audit: bool = False) -> None:
         """A new revision. None: the workload may not connect at all."""
         ports = (Port(Protocol.TCP, 1, 65535),)
         allowed = (
             () if rules is None else (Rule(Direction.EGRESS, Origin("shop/web", "egress[0]"), None, ports, http=rules),)
         )
-        policy = EndpointPolicy(rules=allowed, enforce_egress=True, selected_by=("shop/web",))
+        policy = EndpointPolicy(rules=allowed, enforce_egress=True, selected_by=("shop/web",), audit=audit)
         revision = Revision(self.number + 1)
         identities: dict[IdentityId, tuple[str, ...]] = {
             IdentityId(1000): ("k8s:app=web",),

@@ -207,6 +207,53 @@ class TestRefusals:
         assert book.client_slow(False) == [DENIED, DENIED, ResumeClient()]
 
 
+class TestAudit:
+    """A workload that is audited: what its rules refuse passes, and each request that they refuse is recorded."""
+
+    def test_a_refused_request_passes_as_it_is(self, playbook: Begin, world: Any) -> None:
+        world.load(world.rules, audit=True)
+        book = started(playbook, SECRET)
+        assert book.server(OK) == [SendToClient(OK)]
+        assert [(r.verdict, r.reason, r.path, r.status) for r in book.records] == [
+            (Verdict.AUDIT, Reason.HTTP_DENIED, "/secret", 0)
+        ]
+
+    def test_each_one_is_recorded_and_what_is_allowed_is_not(self, playbook: Begin, world: Any) -> None:
+        world.load(world.rules, audit=True)
+        book = started(playbook)
+        book.server(OK)
+        assert book.records == []
+        for _ in range(2):
+            book.client(SECRET)
+            book.server(OK)
+        assert [r.verdict for r in book.records] == [Verdict.AUDIT] * 2
+
+    def test_what_is_not_http_is_refused_all_the_same(self, playbook: Begin, world: Any) -> None:
+        world.load(world.rules, audit=True)
+        book = playbook()
+        book.client(b"\x16\x03\x01\x00\x00\r\n\r\n")
+        assert [r.reason for r in book.records] == [Reason.HTTP_MALFORMED]
+
+    def test_a_connection_follows_when_it_begins_and_ends(self, playbook: Begin, world: Any) -> None:
+        book = started(playbook)
+        book.server(OK)
+        assert book.client(SECRET) == [DENIED]
+        world.load(world.rules, audit=True)
+        assert book.client(SECRET) == [SendToServer(SECRET)]
+        book.server(OK)
+        world.load(world.rules)
+        assert book.client(SECRET) == [DENIED]
+        assert [r.verdict for r in book.records] == [Verdict.DROPPED, Verdict.AUDIT, Verdict.DROPPED]
+
+    def test_an_open_tunnel_goes_on_and_is_recorded_once(self, playbook: Begin, world: Any) -> None:
+        book = started(playbook, WEBSOCKET)
+        book.server(SWITCH)
+        world.load((HttpRule(path="/public"),), audit=True)
+        assert book.after(1) == []
+        assert book.after(1) == []
+        assert [(r.verdict, r.detail) for r in book.records] == [(Verdict.AUDIT, "tunnel goes on")]
+
+
 class TestAnswers:
     def test_an_early_answer_does_not_stop_the_body(self, playbook: Begin) -> None:
         book = started(playbook, UPLOAD + b"he")
