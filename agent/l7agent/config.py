@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's configuration file: every key, its default, and nothing else accepted."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -54,6 +55,13 @@ class DnsConfig(Section, frozen=True):
     max_names: Count = 100_000
     max_addresses: Count = 32_768
     """Of all names together; about one kilobyte of memory each."""
+    trust: Literal["policy", "node"] = "policy"
+    """Whose answers open addresses. ``policy``: for each policy the servers that its own DNS rules let endpoints ask.
+    ``node``: what any workload may ask counts for all of them, as in Cilium."""
+    trusted_resolvers: list[str] = []
+    """Prefixes of name servers whose answers count for every policy; with ``trust: node`` no others count then."""
+    special_addresses: list[str] = []
+    """Prefixes that names may lead to although they are loopback, link-local or multicast (DNS rebinding)."""
 
 
 class HttpConfig(Section, frozen=True):
@@ -120,4 +128,10 @@ def parse(path: str, text: str) -> Config:
     for key in ("policies", "endpoints", "secrets", "state", "run", "pins"):
         if not getattr(config, key).startswith("/"):
             raise ConfigError(f"{path}: {key}: {getattr(config, key)!r} must be an absolute path")
+    for key in ("trusted_resolvers", "special_addresses"):
+        for prefix in getattr(config.dns, key):
+            try:
+                ipaddress.ip_network(prefix)
+            except ValueError as error:
+                raise ConfigError(f"{path}: dns.{key}: {error}; write it as 192.0.2.0/24") from error
     return config

@@ -20,6 +20,7 @@ from l7agent.tables import KernelTables
 from l7dns import clock, kernel, sockets
 from l7dns.learner import Learner
 from l7dns.server import DnsServer, Limits
+from l7dns.view import Trust
 from l7policy.enforcement import Enforcement
 from l7policy.http import PatternError
 from l7policy.model import Snapshot
@@ -81,6 +82,9 @@ async def serve(config: Config) -> None:
         max_names=config.dns.max_names,
         max_addresses_per_name=config.dns.max_addresses_per_name,
         max_addresses=config.dns.max_addresses,
+        trust=Trust(
+            config.dns.trust == "node", tuple(config.dns.trusted_resolvers), tuple(config.dns.special_addresses)
+        ),
     )
     # A restart must not wait for the agent: judge by what the process before it judged by.
     for snapshot in learner.restore(clock.boottime()):

@@ -31,6 +31,7 @@ from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_ide
 from l7policy.model import Labels, Snapshot
 from l7policy.names import hash64
 from l7policy.resolver import Digest, Row
+from l7policy.trust import scope, scoped, selectors
 
 
 @dataclass(slots=True)
@@ -92,6 +93,10 @@ class KernelState:
         self._staged = staged = _Staged(compiled, snapshot, rows, places)
         for selector in compiled.selectors:
             self._selector_labels[hash64(selector.label)] = selector.label
+        for policy in compiled.tables.values():
+            if used := selectors(policy):
+                name = scope(policy).name
+                self._selector_labels.update((hash64(scoped(label, name)), label) for label in used)
         # The old policies learn new identities too: a prefix changes identity before endpoints change policy.
         for row in compiled.written:
             for entry in row.added():

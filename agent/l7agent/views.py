@@ -218,9 +218,21 @@ def fqdn_cache(agent: Agent, rows: list[View]) -> list[View]:
     """What the DNS process has learnt, with endpoints by name and times that people can read."""
     shown = []
     for row in rows:
-        endpoint = agent.endpoints.get(row["endpoint"])
-        name = endpoint.declared.name if endpoint is not None else ""
-        shown.append({**row, "endpoint": name, "ttl": round(row["ttl"], 1), "expires": round(row["expires"], 1)})
+        resolver = f"[{row['server']}]:{row['port']}" if ":" in row["server"] else f"{row['server']}:{row['port']}"
+        for number in row["endpoints"]:
+            endpoint = agent.endpoints.get(number)
+            shown.append(
+                {
+                    "endpoint": endpoint.declared.name if endpoint is not None else "",
+                    "name": row["name"],
+                    "address": row["address"],
+                    "ttl": round(row["ttl"], 1),
+                    "expires": round(row["expires"], 1),
+                    "identity": row["identity"],
+                    "selectors": row["selectors"],
+                    "resolver": resolver if row["server"] else "",
+                }
+            )
     return shown
 
 

@@ -88,7 +88,8 @@ FQDN_CACHE: Final = Columns(
     key("ttl", "Seconds until it is forgotten", justify="right", text=seconds),
     key("expires", "When the address is forgotten", text=moment),
     key("identity", "Identity of the address", justify="right"),
-    key("selectors", "toFQDNs selectors that match the name"),
+    key("selectors", "toFQDNs selectors that match the name, of policies that trust the resolver"),
+    key("resolver", "Name server that said so"),
 )
 
 BPF_POLICY: Final = Columns(

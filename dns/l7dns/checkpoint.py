@@ -19,7 +19,8 @@ import msgspec
 
 from l7policy.model import Snapshot
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of the format. Files of another one are as if there were none: names are learnt again as they are asked for."""
 _JOURNAL_LIMIT: Final = 1 << 20
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -30,6 +31,9 @@ class NameState(msgspec.Struct, frozen=True, array_like=True):
     """A name and its addresses: one item of the cache file, and one record of the journal."""
 
     name: str
+    server: str
+    """Who said so."""
+    port: int
     endpoint: int
     addresses: list[tuple[bytes, float]]
     """Packed address and expiry, in seconds since boot."""

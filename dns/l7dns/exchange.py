@@ -38,7 +38,7 @@ class Query:
 class Owner(Interface):
     """What an exchange asks of the server."""
 
-    def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
+    def learn(self, step: Learn, query: Query) -> str:
         """Writes what an answer teaches to the kernel. Returns what failed, or nothing."""
 
     def left(self, exchange: "Exchange") -> None:
@@ -72,7 +72,7 @@ class Exchange:
         if step is None:
             return False
         if isinstance(step, Learn):
-            step = self._transaction.learnt(self._owner.learn(step, self.query_of.policy))
+            step = self._transaction.learnt(self._owner.learn(step, self.query_of))
         self._end(step)
         return True
 

@@ -23,10 +23,11 @@ from l7dns.addresses import address_text
 from l7dns.checkpoint import Checkpoint, NameState
 from l7dns.identities import FqdnIdentity, Key, capped
 from l7dns.kerneltables import KernelTables
-from l7dns.namecache import Change, NameCache
+from l7dns.namecache import Change, Fact, NameCache
 from l7dns.rows import IdentityRows
-from l7dns.view import ConflictError, View
+from l7dns.view import ConflictError, Trust, View
 from l7policy.model import Snapshot
+from l7policy.trust import unscoped
 
 MIN_HOLD: Final = 2.0
 """Seconds an address stays usable at least, or an answer with TTL 0 could never be used at all."""
@@ -48,8 +49,11 @@ class CacheRow(msgspec.Struct, frozen=True):
     identity: int
     """0 if no selector matches the name, or the address may not be learnt."""
     selectors: tuple[str, ...]
-    endpoint: int
-    """The workload that asked last."""
+    endpoints: tuple[int, ...]
+    """The workloads that asked."""
+    server: str
+    """The name server that said so; empty: the operator."""
+    port: int
 
 
 class Learner:
@@ -65,6 +69,7 @@ class Learner:
         max_addresses_per_name: int = 1000,
         max_addresses: int = 32_768,
         linger: float = LINGER,
+        trust: Trust | None = None,
     ) -> None:
         """`state` is the folder of the checkpoint. Nothing is read or written before `restore`."""
         self._kernel = kernel
@@ -81,7 +86,8 @@ class Learner:
         """Addresses whose last write failed."""
         self._active: Snapshot | None = None
         self._prepared: Snapshot | None = None
-        self._view = View()
+        self._trust = trust or Trust()
+        self._view = self._viewed()
         self._next_save = 0.0
         self.kernel_errors = 0
         self.selectors_left_out = 0
@@ -117,11 +123,12 @@ class Learner:
         state = self._checkpoint.load()
         self._rows.identities.next = max(self._rows.identities.next, state.next_identity)
         self._active, self._prepared = (*state.snapshots[:2], None, None)[:2]
-        self._view = View(state.snapshots[:2])
+        self._view = self._viewed(*state.snapshots[:2])
         for record in state.names:
+            fact = Fact(record.name, record.server, record.port)
             for address, expiry in record.addresses:
                 if expiry > now:
-                    self._count(self._cache.put(record.name, [address], expiry, record.endpoint))
+                    self._count(self._cache.put(fact, [address], expiry, record.endpoint))
         self._adopt(now)
         self._settle(list(self._cache.addresses()), now)
         self._rows.collect(now, self._linger)
@@ -141,7 +148,7 @@ class Learner:
             self.abort(self._prepared.revision, now)
         before = self._view
         try:
-            view = View([found for found in (self._active, snapshot) if found is not None])
+            view = self._viewed(*(found for found in (self._active, snapshot) if found is not None))
         except (ConflictError, ValueError) as error:
             return f"dns: {error}"
         try:
@@ -159,7 +166,7 @@ class Learner:
         if self._prepared is None or self._prepared.revision != revision:
             return
         self._active, self._prepared = self._prepared, None
-        self._switch_back(View([self._active]), now)
+        self._switch_back(self._viewed(self._active), now)
         self._save_rules()
 
     def abort(self, revision: int, now: float) -> None:
@@ -167,18 +174,18 @@ class Learner:
         if self._prepared is None or self._prepared.revision != revision:
             return
         self._prepared = None
-        self._switch_back(View([] if self._active is None else [self._active]), now)
+        self._switch_back(self._viewed(*([] if self._active is None else [self._active])), now)
         self._save_rules()
 
     # --- names ---------------------------------------------------------------------------------------------------
 
-    def learn(self, name: str, addresses: Sequence[bytes], ttl: float, now: float, endpoint: int = 0) -> str:
+    def learn(self, fact: Fact, addresses: Sequence[bytes], ttl: float, now: float, endpoint: int = 0) -> str:
         """Takes in an answer. When this returns nothing, the kernel holds it; else, what failed."""
         # Whole seconds, upwards: an answer that only repeats one of the same second changes nothing.
         expiry = float(math.ceil(now + max(self._min_ttl, ttl)))
-        if self._cache.covers(name, addresses, expiry, endpoint) and self._dirty.isdisjoint(addresses):
+        if self._cache.covers(fact, addresses, expiry, endpoint) and self._dirty.isdisjoint(addresses):
             return ""
-        changes = self._cache.put(name, addresses, expiry, endpoint)
+        changes = self._cache.put(fact, addresses, expiry, endpoint)
         touched = dict.fromkeys(change.address for change in changes)
         if self._dirty:
             touched.update(dict.fromkeys(self._dirty.intersection(addresses)))
@@ -190,7 +197,7 @@ class Learner:
                 self._failed()
                 self._take_back([change for change in changes if change.added], now)
                 return str(error)
-        self._checkpoint.append(NameState(name, endpoint, [(address, expiry) for address in addresses]))
+        self._checkpoint.append(NameState(*fact, endpoint, [(address, expiry) for address in addresses]))
         return ""
 
     def expire(self, now: float) -> int:
@@ -208,7 +215,9 @@ class Learner:
 
     def forget(self, names: Iterable[str], now: float) -> int:
         """Forgets names before their time. Returns how many pairs went."""
-        changes = [change for name in list(names) for change in self._cache.forget(name)]
+        wanted = frozenset(names)
+        facts = [fact for fact, _, _ in self._cache.items() if fact.name in wanted]
+        changes = [change for fact in facts for change in self._cache.forget(fact)]
         self._count(changes)
         self._settle_or_keep(dict.fromkeys(change.address for change in changes), now)
         self._save_names()
@@ -217,14 +226,23 @@ class Learner:
     def dump(self, now: float, wall: float) -> list[CacheRow]:
         """The cache, by name. `wall` is the same moment in seconds since the epoch."""
         rows: list[CacheRow] = []
-        for name, endpoint, addresses in sorted(self._cache.items(), key=lambda item: item[0]):
-            selectors = tuple(sorted(self._view.matching(name)))
+        for fact, askers, addresses in sorted(self._cache.items(), key=lambda item: item[0]):
+            selectors = tuple(sorted({unscoped(found) for found in self._view.matching(fact)}))
             for address, expiry in sorted(addresses.items()):
                 held = self._held.get(address)
                 left = max(0.0, expiry - now)
-                identity = 0 if held is None else held.id
                 rows.append(
-                    CacheRow(name.rstrip("."), address_text(address), left, wall + left, identity, selectors, endpoint)
+                    CacheRow(
+                        fact.name.rstrip("."),
+                        address_text(address),
+                        left,
+                        wall + left,
+                        0 if held is None else held.id,
+                        selectors,
+                        tuple(sorted(askers)),
+                        fact.server,
+                        fact.port,
+                    )
                 )
         return rows
 
@@ -289,7 +307,7 @@ class Learner:
     def _switch(self, view: View, now: float) -> None:
         """Brings everything under another view. Adds before it removes. Raises OSError half way."""
         before, self._view = self._view, view
-        if view.selectors != before.selectors:
+        if view.selectors != before.selectors or self._servers(view) != self._servers(before):
             self._recount()
         self._rows.add_policies(view)
         # The agent writes exact prefixes itself, and may have written over what was learnt.
@@ -307,17 +325,25 @@ class Learner:
             self._rows.doubt()
             self._dirty.update(self._cache.addresses())
 
+    def _servers(self, view: View) -> dict[str, frozenset[str]]:
+        """What a view knows of the servers that taught something, which decides whose word counts."""
+        servers = {fact.server for fact, _, _ in self._cache.items() if fact.server}
+        return {server: view.server_labels(server) for server in servers}
+
+    def _viewed(self, *snapshots: Snapshot) -> View:
+        return View(snapshots, self._trust)
+
     def _recount(self) -> None:
         self._sets.clear()
-        for name, _, addresses in self._cache.items():
-            matching = self._view.matching(name)
+        for fact, _, addresses in self._cache.items():
+            matching = self._view.matching(fact)
             for address in addresses:
                 sets = self._sets.setdefault(address, {})
                 sets[matching] = sets.get(matching, 0) + 1
 
     def _count(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            matching = self._view.matching(change.name)
+            matching = self._view.matching(change.fact)
             sets = self._sets.setdefault(change.address, {})
             left = sets.get(matching, 0) + (1 if change.added else -1)
             if left:
@@ -332,7 +358,7 @@ class Learner:
     def _take_back(self, added: Iterable[Change], now: float) -> None:
         """Undoes additions whose answer will not be released."""
         for change in added:
-            self._count(self._cache.discard(change.name, change.address))
+            self._count(self._cache.discard(change.fact, change.address))
         self._settle_or_keep(dict.fromkeys(change.address for change in added), now)
 
     def _settle_or_keep(self, addresses: Iterable[bytes], now: float) -> None:
@@ -364,7 +390,7 @@ class Learner:
         self._rows.sweep(unknown)
 
     def _save_names(self) -> None:
-        names = [NameState(name, asked, list(found.items())) for name, asked, found in self._cache.items()]
+        names = [NameState(*fact, asker, list(found.items())) for fact, asker, found in self._cache.oldest_first()]
         self._checkpoint.save_names(names, self._rows.identities.next)
 
     def _save_rules(self) -> None:

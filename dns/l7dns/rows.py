@@ -118,7 +118,9 @@ class IdentityRows:
         if labels is None:
             # Its base is gone, so its addresses are about to get another identity. Until then it stays as it is.
             return
-        wanted = tuple(entries(view.policies[policy_id], identity.id, identity.selectors | labels))
+        wanted = tuple(
+            entries(view.policies[policy_id], identity.id, view.labels_for(policy_id, identity.selectors) | labels)
+        )
         present = identity.entries.get(policy_id, ())
         if identity.ready and wanted == present:
             return

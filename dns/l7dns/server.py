@@ -18,6 +18,7 @@ from l7dns import clock, record
 from l7dns.exchange import Exchange, Query
 from l7dns.learner import Learner
 from l7dns.listener import TcpSession, UdpListener
+from l7dns.namecache import Fact
 from l7dns.reply import Replies
 from l7dns.sockets import Address
 from l7dns.transaction import Answered, Learn
@@ -189,10 +190,11 @@ class DnsServer:
         query.respond(query.server, query.client, step.wire)
         return None
 
-    def learn(self, step: Learn, policy: FlowPolicy | None) -> str:
+    def learn(self, step: Learn, query: Query) -> str:
         """See `Owner`."""
-        endpoint = 0 if policy is None else policy.source.endpoint
-        return self._learner.learn(step.name, step.addresses, step.ttl, clock.boottime(), endpoint)
+        endpoint = 0 if query.policy is None else query.policy.source.endpoint
+        fact = Fact(step.name, *query.server)
+        return self._learner.learn(fact, step.addresses, step.ttl, clock.boottime(), endpoint)
 
     def left(self, exchange: Exchange) -> None:
         """See `Owner`."""

@@ -147,7 +147,8 @@ class Transaction:
         if isinstance(found, answer.Invalid):
             return self._fail(Reason.DNS_UPSTREAM_INVALID, found.problem, Ede.INVALID_DATA)
         result = Answered(self._wire[:2] + wire[2:], rcode=found.rcode, addresses=found.addresses)
-        if not found.addresses:
+        # A name that only an audit lets through is none that policy allows, and teaches nothing.
+        if not found.addresses or (self.decision is not None and self.decision.audited):
             return self._end(result)
         self._state = _State.LEARNING
         self._pending = result

@@ -25,6 +25,7 @@ from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_ide
 from l7policy.judgement import Judgement, judge
 from l7policy.model import EndpointPolicy, HttpRule, Labels, Snapshot
 from l7policy.names import NameSet, hash64, name_set
+from l7policy.trust import scope, scoped, selectors
 from l7policy.verdict import Direction, ProxyKind, Reason
 
 __all__ = ["ENFORCE", "EndpointRow", "Enforcement", "FlowPolicy", "L7Decision", "Side", "Tables"]
@@ -75,14 +76,21 @@ class _Ruling:
 class _View:
     """A snapshot, indexed."""
 
-    __slots__ = ("_secrets", "labels", "policies", "revision", "selectors")
+    __slots__ = ("_secrets", "labels", "policies", "revision", "scopes", "selectors")
 
     def __init__(self, snapshot: Snapshot, secrets: Secrets) -> None:
         self._secrets = secrets
         self.revision = snapshot.revision
         self.policies: dict[PolicyId, EndpointPolicy] = snapshot.policies
         self.labels: dict[int, Labels] = {number: frozenset(texts) for number, texts in snapshot.identities.items()}
-        self.selectors = {hash64(peer.label): peer.label for peer in snapshot.selectors}
+        self.selectors = {hash64(peer.label): (peer.label, "") for peer in snapshot.selectors}
+        """What selectors are called in the kernel, their labels, and the scope they count for; empty for any."""
+        self.scopes: dict[PolicyId, str] = {}
+        for policy_id, policy in self.policies.items():
+            used = selectors(policy)
+            if used:
+                self.scopes[policy_id] = name = scope(policy).name
+                self.selectors.update((hash64(scoped(label, name)), (label, name)) for label in used)
         # Compiled now, so that an expression RE2 refuses fails the reload and not a request.
         for policy in self.policies.values():
             for rule in policy.rules:
@@ -204,7 +212,7 @@ class Enforcement:
         policy = view.policies[row.policy_id]
         if not policy.enforces(direction):
             return None, True
-        labels = self._labels(remote, view)
+        labels = self._labels(remote, view, row.policy_id)
         if labels is None:
             # Not audited either: what the endpoint's policy would say of a stranger is not known.
             return closed(direction, row.id, policy.selected_by), False
@@ -238,8 +246,8 @@ class Enforcement:
         """The snapshot in force first: what it does not know, the next or the one before may."""
         return (view for view in (self._active, self._prepared, self._previous) if view is not None)
 
-    def _labels(self, identity: int, view: _View | None) -> Labels | None:
-        """Labels of an identity, first as `view` knows it."""
+    def _labels(self, identity: int, view: _View | None, policy_id: PolicyId | None = None) -> Labels | None:
+        """Labels of an identity, first as `view` knows it; of its names only those that count for the policy."""
         views = [view] if view is not None else []
         views.extend(other for other in self._views() if other is not view)
         names: Sequence[int] = ()
@@ -255,8 +263,9 @@ class Enforcement:
                 if not names:
                     return labels
                 # A selector that a snapshot does not hold is in none of its rules either.
-                selectors = views[0].selectors
-                return labels.union(selectors[name] for name in names if name in selectors)
+                known_names = [views[0].selectors[name] for name in names if name in views[0].selectors]
+                counting = {"", views[0].scopes.get(policy_id, "")} if policy_id is not None else None
+                return labels.union(label for label, of in known_names if counting is None or of in counting)
         return None
 
 

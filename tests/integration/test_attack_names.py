@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from l7lab import traffic
 from l7lab.gate import Gate
-from l7lab.process import Process
+from l7lab.process import Process, wait_until
 from l7lab.topology import UNNAMED
 
 LIAR = "192.0.2.66"
@@ -90,7 +91,7 @@ def lied_to(make_gate: Callable[..., Gate], tmp_path: Path) -> Iterator[Gate]:
     outside.ip([f"addr add {LIAR}/24 dev ext0"])
     server = Process(outside, [sys.executable, "-I", "-S", "-c", SERVER, LIAR, UNNAMED], tmp_path / "liar")
     try:
-        server.wait_listening(53, protocol="udp")
+        wait_until(lambda: traffic.dns(outside, "a.example.com", server=LIAR).rcode == "NOERROR", "the liar")
         yield gate
     finally:
         server.stop()
@@ -100,6 +101,20 @@ def memory(gate: Gate) -> int:
     """Megabytes that the name process has in use."""
     status = Path(f"/proc/{gate.workers()['dns-0']}/status").read_text()
     return next(int(line.split()[1]) >> 10 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def test_a_name_server_of_ones_own_cannot_lead_the_names_of_others_astray(lied_to: Gate) -> None:
+    frontend, batch = lied_to.lab.frontend.namespace, lied_to.lab.batch.namespace
+    # The true address is open for the victim, and stays so; the liar's is not, whoever asked first.
+    assert traffic.dns(batch, "api.example.com", server=LIAR).addresses == (UNNAMED,)
+    assert not traffic.connect(frontend, UNNAMED, 80, timeout=0.4).open
+    assert traffic.dns(frontend, "api.example.com").addresses == ("198.51.100.1",)
+    assert traffic.connect(frontend, "198.51.100.1", 80).open
+    assert traffic.dns(batch, "api.example.com", server=LIAR).addresses == (UNNAMED,)
+    assert not traffic.connect(frontend, UNNAMED, 80, timeout=0.4).open
+    assert traffic.connect(frontend, "198.51.100.1", 80).open
+    lies = [row for row in lied_to.must("fqdn", "cache", "list", "-o", "json").json if row["address"] == UNNAMED]
+    assert [(row["endpoint"], row["resolver"], row["selectors"]) for row in lies] == [("batch", f"{LIAR}:53", [])]
 
 
 def test_names_with_thousands_of_addresses_do_not_fill_the_memory(lied_to: Gate) -> None:

@@ -25,6 +25,8 @@ from l7dns.addresses import address_bytes
 from l7dns.kernel import PinnedTables
 from l7dns.kerneltables import KernelTables, MemoryTables, entry_key
 from l7dns.learner import Learner
+from l7dns.namecache import Fact
+from l7dns.view import Trust
 from l7lab.namespace import Namespace, environment
 from l7policy.ids import PolicyId, Revision
 from l7policy.model import EndpointPolicy, FqdnPeer, Origin, Port, Rule, Snapshot
@@ -362,7 +364,7 @@ def test_an_allowed_name_resolves_and_its_addresses_are_in_the_tables(
     assert {"203.0.113.80", "2001:db8:80::80"} <= set(said["tables"])
     rows = {row["address"]: row for row in said["cache"] if row["name"] == "www.example.com"}
     assert set(rows) == {"203.0.113.80", "2001:db8:80::80"}
-    assert all(70 < row["ttl"] <= 78 and row["endpoint"] == 9 for row in rows.values())
+    assert all(70 < row["ttl"] <= 78 and row["endpoints"] == [9] for row in rows.values())
     assert rows["203.0.113.80"]["selectors"] == ["fqdn:**.example.com"]
     assert rows["203.0.113.80"]["identity"] == said["tables"]["203.0.113.80"]
     flow = proxy.flow("www.example.com", protocol=6 if transport == "+tcp" else 17, rule="test/dns egress[0]")
@@ -420,7 +422,10 @@ def test_a_long_answer_arrives_in_fragments_or_truncated_and_then_over_tcp(net: 
     short = net.dig("+bufsize=512", "+ignore", f"@{RESOLVER_V4}", "many.example.com")
     assert "tc" in short.split(";; flags: ")[1].split(";")[0].split()
     assert net.dig("+bufsize=512", "+short", f"@{RESOLVER_V4}", "many.example.com").count("203.0.113.") == 100
-    assert len([row for row in proxy.tell()["cache"] if row["name"] == "many.example.com"]) == 100
+    rows = [row for row in proxy.tell()["cache"] if row["name"] == "many.example.com"]
+    assert len({row["address"] for row in rows}) == 100
+    # What each server says is kept apart.
+    assert {row["server"] for row in rows} == {RESOLVER_V4, RESOLVER_V6}
     assert net.dig("+tcp", f"@{RESOLVER_V4}", "long.example.com", "TXT").count("jjjj") > 0
 
 
@@ -647,13 +652,14 @@ def test_the_pinned_tables_hold_what_tables_in_memory_do(maps: Maps, tmp_path: P
     memory, pinned = MemoryTables(), PinnedTables(maps)
 
     def drive(tables: KernelTables, folder: Path) -> Learner:
-        learner = Learner(tables, folder, linger=10.0)
+        learner = Learner(tables, folder, linger=10.0, trust=Trust(node_wide=True))
         learner.restore(0.0)
         assert learner.prepare(snapshot, 0.0) == ""
         learner.commit(1, 0.0)
-        assert learner.learn("a.example.com.", [address_bytes("203.0.113.1")], 60, 0.0) == ""
+        assert learner.learn(Fact("a.example.com."), [address_bytes("203.0.113.1")], 60, 0.0) == ""
         assert (
-            learner.learn("b.example.com.", [address_bytes("2001:db8::1"), address_bytes("203.0.113.2")], 30, 0.0) == ""
+            learner.learn(Fact("b.example.com."), [address_bytes("2001:db8::1"), address_bytes("203.0.113.2")], 30, 0.0)
+            == ""
         )
         learner.expire(45.0)
         learner.expire(56.0)
@@ -671,14 +677,14 @@ def test_the_pinned_tables_hold_what_tables_in_memory_do(maps: Maps, tmp_path: P
     assert entry is not None
     assert entry.identity == memory.ipcache_rows[address_bytes("203.0.113.1")]
     # A process that is killed and comes back finds the same; one that has lost its memory removes it.
-    again = Learner(pinned, tmp_path / "pinned")
+    again = Learner(pinned, tmp_path / "pinned", trust=Trust(node_wide=True))
     again.restore(57.0)
     assert held(pinned) == held(memory)
     # Nine addresses do not fit a table of eight: the answer is withheld, and nothing of it stays.
     many = [address_bytes(f"203.0.113.{last}") for last in range(10, 19)]
-    assert "the kernel table ipcache is full" in learner.learn("c.example.com.", many, 60, 57.0)
+    assert "the kernel table ipcache is full" in learner.learn(Fact("c.example.com."), many, 60, 57.0)
     assert held(pinned)[2] == held(memory)[2]
-    assert learner.learn("c.example.com.", many[:7], 60, 57.0) == ""
+    assert learner.learn(Fact("c.example.com."), many[:7], 60, 57.0) == ""
     assert maps.ipcache.get("203.0.113.16") is not None
     Learner(pinned, tmp_path / "elsewhere").restore(57.0)
     assert held(pinned) == ({}, {}, {})

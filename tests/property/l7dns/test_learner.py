@@ -2,6 +2,7 @@
 """After any learning, expiry, reload, failure or restart the kernel holds what a rebuild would write."""
 
 import ipaddress
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from l7dns.addresses import address_bytes
 from l7dns.kerneltables import MemoryTables, entry_key
 from l7dns.learner import MIN_HOLD, Learner
+from l7dns.namecache import Fact
+from l7dns.view import Trust
 from l7policy.entries import Entry, entries
 from l7policy.ids import WORLD, IdentityId, PolicyId, Revision, is_fqdn_identity
 from l7policy.model import CidrPeer, EndpointPolicy, FqdnPeer, Origin, Port, Rule, Snapshot
@@ -114,7 +117,7 @@ class Learning(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.kernel = FaultyTables()
-        self.learner = Learner(self.kernel, self.folder, linger=20.0)
+        self.learner = Learner(self.kernel, self.folder, linger=20.0, trust=Trust(node_wide=True))
         self.learner.restore(0.0)
         self.pairs: dict[tuple[str, bytes], float] = {}
         self.now = 100.0
@@ -151,9 +154,9 @@ class Learning(RuleBasedStateMachine):
     )
     def learn(self, name: str, addresses: list[bytes], ttl: int, patience: int | None) -> None:
         self.kernel.patience = patience
-        problem = self.learner.learn(name, addresses, ttl, self.now)
+        problem = self.learner.learn(Fact(name), addresses, ttl, self.now)
         self.kernel.patience = None
-        expiry = self.now + max(ttl, MIN_HOLD)
+        expiry = float(math.ceil(self.now + max(ttl, MIN_HOLD)))
         for address in addresses:
             if not problem or (name, address) in self.pairs:
                 self.pairs[name, address] = max(expiry, self.pairs.get((name, address), 0.0))
@@ -211,7 +214,7 @@ class Learning(RuleBasedStateMachine):
             self.kernel.policy_rows.clear()
         if invent:
             self.kernel.ipcache_rows[address_bytes("203.0.113.9")] = IdentityId((1 << 24) | (1 << 23) | 4000)
-        self.learner = Learner(self.kernel, self.folder, linger=20.0)
+        self.learner = Learner(self.kernel, self.folder, linger=20.0, trust=Trust(node_wide=True))
         restored = self.learner.restore(self.now)
         assert restored == tuple(found for found in (self.active, self.prepared) if found is not None)
         if self.active is None:

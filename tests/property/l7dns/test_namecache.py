@@ -23,7 +23,7 @@ class Cache(RuleBasedStateMachine):
 
     def follow(self, changes: list[Change]) -> None:
         for change in changes:
-            pair = (change.name, change.address)
+            pair = (change.fact, change.address)
             assert (pair in self.pairs) != change.added
             (self.pairs.add if change.added else self.pairs.remove)(pair)
 
@@ -56,7 +56,7 @@ class Cache(RuleBasedStateMachine):
         assert self.pairs == set(held)
         assert len(self.cache) == len(held)
         for address in {address for _, address in held}:
-            assert self.cache.names_of(address) == {name for name, other in held if other == address}
+            assert self.cache.facts_of(address) == {name for name, other in held if other == address}
         assert set(self.cache.addresses()) == {address for _, address in held}
 
 
@@ -75,7 +75,7 @@ class CappedCache(RuleBasedStateMachine):
     def put(self, name: str, addresses: list[bytes], ttl: int, seconds: int, endpoint: int) -> None:
         self.now += seconds
         for change in (*self.cache.expire(self.now), *self.cache.put(name, addresses, self.now + ttl, endpoint)):
-            pair = (change.name, change.address)
+            pair = (change.fact, change.address)
             (self.pairs.add if change.added else self.pairs.remove)(pair)
 
     @invariant()
@@ -84,6 +84,13 @@ class CappedCache(RuleBasedStateMachine):
         assert self.cache.names <= 3
         assert len(self.cache) == len(self.pairs) <= 4
         assert all(0 < len(found) <= 2 for _, _, found in self.cache.items())
+        holds = [(fact, endpoint) for fact, endpoint, _ in self.cache.oldest_first()]
+        assert len(holds) == self.cache._holds <= 3
+        assert sorted(holds) == sorted((fact, asker) for fact, askers, _ in self.cache.items() for asker in askers)
+        held = {endpoint for _, endpoint in holds}
+        assert dict(self.cache._pairs_of) == {
+            one: sum(len(found) for _, askers, found in self.cache.items() if one in askers) for one in held
+        }
 
 
 TestCache = Cache.TestCase

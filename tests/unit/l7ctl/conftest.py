@@ -132,6 +132,7 @@ ANSWERS: dict[str, Any] = {
             "expires": 1767225660.0,
             "identity": 25165824,
             "selectors": ["fqdn:*.example.com"],
+            "resolver": "192.0.2.10:53",
             "endpoint": "web",
         },
         {
@@ -141,6 +142,7 @@ ANSWERS: dict[str, Any] = {
             "expires": 1767225660.0,
             "identity": 25165825,
             "selectors": ["fqdn:other.example"],
+            "resolver": "192.0.2.10:53",
             "endpoint": "db",
         },
     ],

@@ -7,8 +7,8 @@ from l7dns.checkpoint import Checkpoint, NameState
 from l7policy.ids import Revision
 from l7policy.model import Snapshot
 
-ONE = NameState("a.example.com.", 7, [(bytes([192, 0, 2, 1]), 100.0)])
-TWO = NameState("b.example.com.", 0, [(bytes(15) + b"\1", 200.5)])
+ONE = NameState("a.example.com.", "192.0.2.53", 53, 7, [(bytes([192, 0, 2, 1]), 100.0)])
+TWO = NameState("b.example.com.", "", 0, 0, [(bytes(15) + b"\1", 200.5)])
 SNAPSHOT = Snapshot(Revision(3), {}, {}, {}, ())
 
 

@@ -9,6 +9,8 @@ import pytest
 from l7dns.addresses import address_bytes
 from l7dns.kerneltables import MemoryTables
 from l7dns.learner import MIN_HOLD, Learner
+from l7dns.namecache import Fact
+from l7dns.view import Trust
 from l7policy.entries import Entry
 from l7policy.ids import FIRST_FQDN_IDENTITY, WORLD, IdentityId, PolicyId, Revision
 from l7policy.model import CidrPeer, EndpointPolicy, FqdnPeer, Origin, Port, Rule, Snapshot
@@ -23,6 +25,7 @@ EXACT, STARS, OTHER = (
 CIDR = IdentityId(1 << 24)
 HOSTED = IdentityId((1 << 24) + 5)
 IP, IP2 = address_bytes("203.0.113.1"), address_bytes("203.0.113.2")
+NODE = Trust(node_wide=True)
 WWW, API = "www.example.com.", "api.example.com."
 
 
@@ -114,7 +117,7 @@ def kernel() -> Journal:
 
 @pytest.fixture
 def learner(kernel: Journal, tmp_path: Path) -> Learner:
-    made = Learner(kernel, tmp_path, linger=20.0)
+    made = Learner(kernel, tmp_path, trust=NODE, linger=20.0)
     assert made.restore(0.0) == ()
     assert made.prepare(snapshot(1, {1: policy(EXACT, STARS)}, EXACT, STARS), 0.0) == ""
     made.commit(1, 0.0)
@@ -125,28 +128,28 @@ def learner(kernel: Journal, tmp_path: Path) -> Learner:
 def test_identity_then_policy_then_address_and_the_second_address_is_one_write(
     learner: Learner, kernel: Journal
 ) -> None:
-    assert learner.learn(WWW, [IP], 60, 0.0) == ""
+    assert learner.learn(Fact(WWW), [IP], 60, 0.0) == ""
     assert kernel.calls == ["write_identity", "write_entries", "write_ipcache"]
     kernel.calls.clear()
-    assert learner.learn(WWW, [IP, IP2], 60, 1.0) == ""
+    assert learner.learn(Fact(WWW), [IP, IP2], 60, 1.0) == ""
     assert kernel.calls == ["write_ipcache"]
     kernel.calls.clear()
-    assert learner.learn(WWW, [IP, IP2], 90, 2.0) == ""
+    assert learner.learn(Fact(WWW), [IP, IP2], 90, 2.0) == ""
     assert kernel.calls == []
     assert kernel.row(IP) == kernel.row(IP2) == (WORLD, hashes(EXACT, STARS))
     assert kernel.ipcache_rows[IP] == FIRST_FQDN_IDENTITY
 
 
 def test_a_name_no_selector_matches_is_remembered_but_not_written(learner: Learner, kernel: Journal) -> None:
-    assert learner.learn("www.example.org.", [IP], 60, 0.0) == ""
+    assert learner.learn(Fact("www.example.org."), [IP], 60, 0.0) == ""
     assert kernel.calls == []
     assert [(row.name, row.identity) for row in learner.dump(0.0, 1000.0)] == [("www.example.org", 0)]
 
 
 def test_an_address_of_several_names_has_the_union_and_shrinks_back(learner: Learner, kernel: Journal) -> None:
-    learner.learn(API, [IP], 60, 0.0)
+    learner.learn(Fact(API), [IP], 60, 0.0)
     assert kernel.row(IP) == (WORLD, hashes(STARS))
-    learner.learn(WWW, [IP], 30, 0.0)
+    learner.learn(Fact(WWW), [IP], 30, 0.0)
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
     assert learner.expire(30.0) == 1
     assert kernel.row(IP) == (WORLD, hashes(STARS))
@@ -157,7 +160,7 @@ def test_an_address_of_several_names_has_the_union_and_shrinks_back(learner: Lea
 
 
 def test_an_answer_with_ttl_zero_can_be_used_for_a_moment(learner: Learner, kernel: Journal) -> None:
-    learner.learn(WWW, [IP], 0, 0.0)
+    learner.learn(Fact(WWW), [IP], 0, 0.0)
     learner.expire(MIN_HOLD - 0.1)
     assert IP in kernel.ipcache_rows
     learner.expire(MIN_HOLD)
@@ -165,11 +168,11 @@ def test_an_answer_with_ttl_zero_can_be_used_for_a_moment(learner: Learner, kern
 
 
 def test_the_smallest_ttl_can_be_raised(kernel: Journal, tmp_path: Path) -> None:
-    learner = Learner(kernel, tmp_path, min_ttl=100.0)
+    learner = Learner(kernel, tmp_path, trust=NODE, min_ttl=100.0)
     learner.restore(0.0)
     learner.prepare(snapshot(1, {1: policy(EXACT)}, EXACT), 0.0)
     learner.commit(1, 0.0)
-    learner.learn(WWW, [IP], 5, 0.0)
+    learner.learn(Fact(WWW), [IP], 5, 0.0)
     learner.expire(99.0)
     assert IP in kernel.ipcache_rows
 
@@ -177,17 +180,17 @@ def test_the_smallest_ttl_can_be_raised(kernel: Journal, tmp_path: Path) -> None
 @pytest.mark.parametrize("broken", ["write_identity", "write_entries", "write_ipcache"])
 def test_what_cannot_be_written_is_taken_back_and_said(learner: Learner, kernel: Journal, broken: str) -> None:
     kernel.broken = broken
-    assert "no room" in learner.learn(WWW, [IP], 60, 0.0)
+    assert "no room" in learner.learn(Fact(WWW), [IP], 60, 0.0)
     assert kernel.ipcache_rows == {}
     assert learner.dump(0.0, 0.0) == []
     kernel.broken = ""
-    assert learner.learn(WWW, [IP], 60, 1.0) == ""
+    assert learner.learn(Fact(WWW), [IP], 60, 1.0) == ""
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
     assert len(kernel.policy_rows) == 2
 
 
 def test_what_cannot_be_removed_is_tried_again(learner: Learner, kernel: Journal) -> None:
-    learner.learn(WWW, [IP], 60, 0.0)
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
     kernel.broken = "delete_ipcache"
     learner.expire(60.0)
     assert IP in kernel.ipcache_rows
@@ -198,7 +201,7 @@ def test_what_cannot_be_removed_is_tried_again(learner: Learner, kernel: Journal
 
 
 def test_room_is_made_from_identities_that_nobody_uses(learner: Learner, kernel: Journal) -> None:
-    learner.learn(API, [IP], 5, 0.0)
+    learner.learn(Fact(API), [IP], 5, 0.0)
     learner.expire(5.0)
     assert len(kernel.identity_rows) == 1
 
@@ -208,7 +211,7 @@ def test_room_is_made_from_identities_that_nobody_uses(learner: Learner, kernel:
         kernel.identity_rows[identity] = (base, tuple(selectors))
 
     kernel.write_identity = only_one  # type: ignore[method-assign]
-    assert learner.learn(WWW, [IP], 5, 6.0) == ""
+    assert learner.learn(Fact(WWW), [IP], 5, 6.0) == ""
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
 
 
@@ -217,7 +220,7 @@ def test_the_base_is_the_longest_prefix_and_an_exact_one_comes_back(learner: Lea
     learner.prepare(snapshot(2, {2: rules}, EXACT, wide=1, hosted=1), 0.0)
     learner.commit(2, 0.0)
     kernel.ipcache_rows[IP2] = HOSTED  # the agent's
-    learner.learn(WWW, [IP, IP2], 10, 0.0)
+    learner.learn(Fact(WWW), [IP, IP2], 10, 0.0)
     assert kernel.row(IP) == (CIDR, hashes(EXACT))
     assert kernel.row(IP2) == (HOSTED, hashes(EXACT))
     assert {key[4] for key in kernel.policy_rows if key[2] == kernel.ipcache_rows[IP]} == {443, 444}
@@ -229,7 +232,9 @@ def test_workloads_and_the_node_are_never_learnt(learner: Learner, kernel: Journ
     learner.prepare(snapshot(2, {2: policy(EXACT)}, EXACT, pod=1), 0.0)
     learner.commit(2, 0.0)
     kernel.ipcache_rows[IP] = IdentityId(300)
-    assert learner.learn(WWW, [IP, IP2, address_bytes("127.0.0.1"), address_bytes("169.254.169.254")], 10, 0.0) == ""
+    assert (
+        learner.learn(Fact(WWW), [IP, IP2, address_bytes("127.0.0.1"), address_bytes("169.254.169.254")], 10, 0.0) == ""
+    )
     assert kernel.ipcache_rows.keys() == {IP, IP2}
     assert kernel.ipcache_rows[IP] == 300
 
@@ -237,8 +242,8 @@ def test_workloads_and_the_node_are_never_learnt(learner: Learner, kernel: Journ
 def test_a_new_snapshot_is_in_the_kernel_when_prepare_returns_and_the_old_one_goes_at_commit(
     learner: Learner, kernel: Journal
 ) -> None:
-    learner.learn(WWW, [IP], 60, 0.0)
-    learner.learn("www.example.net.", [IP2], 60, 0.0)
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
+    learner.learn(Fact("www.example.net."), [IP2], 60, 0.0)
     assert learner.prepare(snapshot(2, {2: policy(EXACT, OTHER)}, EXACT, OTHER), 0.0) == ""
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
     assert kernel.row(IP2) == (WORLD, hashes(OTHER))  # a name asked for before anything selected it
@@ -249,7 +254,7 @@ def test_a_new_snapshot_is_in_the_kernel_when_prepare_returns_and_the_old_one_go
 
 
 def test_an_aborted_snapshot_leaves_nothing_behind(learner: Learner, kernel: Journal) -> None:
-    learner.learn(WWW, [IP], 60, 0.0)
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
     before = dict(kernel.policy_rows), dict(kernel.ipcache_rows)
     learner.prepare(snapshot(2, {2: policy(EXACT, OTHER)}, EXACT, OTHER), 0.0)
     learner.abort(2, 0.0)
@@ -263,7 +268,7 @@ def test_an_aborted_snapshot_leaves_nothing_behind(learner: Learner, kernel: Jou
 def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_changes(
     learner: Learner, kernel: Journal, broken: str
 ) -> None:
-    learner.learn(API, [IP], 60, 0.0)
+    learner.learn(Fact(API), [IP], 60, 0.0)
     before = dict(kernel.policy_rows), dict(kernel.ipcache_rows)
     kernel.broken = broken
     problem = learner.prepare(snapshot(2, {2: policy(FqdnPeer(match_name=API))}, FqdnPeer(match_name=API)), 0.0)
@@ -277,9 +282,9 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_changes(
 def test_without_a_checkpoint_what_is_in_the_kernel_is_removed(
     kernel: Journal, tmp_path: Path, learner: Learner
 ) -> None:
-    learner.learn(WWW, [IP], 60, 0.0)
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
     kernel.ipcache_rows[IP2] = HOSTED
-    again = Learner(kernel, tmp_path / "elsewhere")
+    again = Learner(kernel, tmp_path / "elsewhere", trust=NODE)
     assert again.restore(1.0) == ()
     assert (kernel.identity_rows, kernel.policy_rows) == ({}, {})
     assert kernel.ipcache_rows == {IP2: HOSTED}
@@ -288,16 +293,16 @@ def test_without_a_checkpoint_what_is_in_the_kernel_is_removed(
 def test_a_killed_process_is_followed_by_one_that_knows_all_and_keeps_the_numbers(
     kernel: Journal, tmp_path: Path, learner: Learner
 ) -> None:
-    learner.learn(WWW, [IP], 60, 0.0, endpoint=7)
-    learner.learn(API, [IP2], 30, 0.0)
+    learner.learn(Fact(WWW), [IP], 60, 0.0, endpoint=7)
+    learner.learn(Fact(API), [IP2], 30, 0.0)
     before = dict(kernel.identity_rows), dict(kernel.policy_rows), dict(kernel.ipcache_rows)
-    again = Learner(kernel, tmp_path)
+    again = Learner(kernel, tmp_path, trust=NODE)
     assert [found.revision for found in again.restore(1.0)] == [1]
     assert (kernel.identity_rows, kernel.policy_rows, kernel.ipcache_rows) == before
     rows = again.dump(1.0, 1000.0)
-    assert [(row.name, row.address, row.ttl, row.expires, row.endpoint) for row in rows] == [
-        ("api.example.com", "203.0.113.2", 29.0, 1029.0, 0),
-        ("www.example.com", "203.0.113.1", 59.0, 1059.0, 7),
+    assert [(row.name, row.address, row.ttl, row.expires, row.endpoints) for row in rows] == [
+        ("api.example.com", "203.0.113.2", 29.0, 1029.0, (0,)),
+        ("www.example.com", "203.0.113.1", 59.0, 1059.0, (7,)),
     ]
     assert rows[1].selectors == ("fqdn:*.example.com", "fqdn:www.example.com")
     assert rows[1].identity == before[2][IP]
@@ -306,11 +311,11 @@ def test_a_killed_process_is_followed_by_one_that_knows_all_and_keeps_the_number
 def test_what_the_kernel_lost_is_written_again_and_what_expired_meanwhile_is_removed(
     kernel: Journal, tmp_path: Path, learner: Learner
 ) -> None:
-    learner.learn(WWW, [IP], 60, 0.0)
-    learner.learn(API, [IP2], 30, 0.0)
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
+    learner.learn(Fact(API), [IP2], 30, 0.0)
     kernel.policy_rows.clear()
     kernel.identity_rows.clear()
-    again = Learner(kernel, tmp_path)
+    again = Learner(kernel, tmp_path, trust=NODE)
     again.restore(40.0)
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
     assert kernel.ipcache_rows.keys() == {IP}
@@ -319,11 +324,11 @@ def test_what_the_kernel_lost_is_written_again_and_what_expired_meanwhile_is_rem
 
 def test_more_selectors_than_a_row_holds_are_left_out(kernel: Journal, tmp_path: Path) -> None:
     many = [FqdnPeer(match_pattern=("*" * number) + "w.example.com.") for number in range(3, 40)]
-    learner = Learner(kernel, tmp_path)
+    learner = Learner(kernel, tmp_path, trust=NODE)
     learner.restore(0.0)
     learner.prepare(snapshot(1, {1: policy(*many[:3])}, *many), 0.0)
     learner.commit(1, 0.0)
-    assert learner.learn(WWW, [IP], 60, 0.0) == ""
+    assert learner.learn(Fact(WWW), [IP], 60, 0.0) == ""
     row = kernel.row(IP)
     assert row is not None
     assert len(row[1]) == 30
@@ -331,6 +336,100 @@ def test_more_selectors_than_a_row_holds_are_left_out(kernel: Journal, tmp_path:
 
 
 def test_names_can_be_forgotten_before_their_time(learner: Learner, kernel: Journal) -> None:
-    learner.learn(WWW, [IP, IP2], 60, 0.0)
+    learner.learn(Fact(WWW), [IP, IP2], 60, 0.0)
     assert learner.forget([WWW, "never.seen."], 1.0) == 2
     assert kernel.ipcache_rows == {}
+
+
+SERVER, PORT = "198.51.100.53", 53
+
+
+def asking(peer: CidrPeer, *peers: FqdnPeer, names: tuple[FqdnPeer, ...] = (STARS,)) -> EndpointPolicy:
+    """A policy with DNS rules to some servers, and `peers` reachable."""
+    ports = (Port(Protocol.UDP, 53, 53),)
+    dns = Rule(Direction.EGRESS, Origin("p", "egress[9]"), (peer,), ports, dns=names)
+    return EndpointPolicy((*policy(*peers).rules, dns), enforce_egress=True)
+
+
+def opened(kernel: Journal, address: bytes, policy_id: int) -> bool:
+    """Whether the kernel lets the endpoints of a policy reach an address."""
+    number = kernel.ipcache_rows.get(address)
+    return any(key[:1] == (policy_id,) and key[2] == number for key in kernel.policy_rows)
+
+
+def test_an_answer_opens_addresses_only_for_policies_that_let_their_endpoints_ask_its_server(
+    kernel: Journal, tmp_path: Path
+) -> None:
+    everywhere, trusted = CidrPeer("0.0.0.0/0"), CidrPeer(f"{SERVER}/32")
+    learner = Learner(kernel, tmp_path)
+    learner.restore(0.0)
+    rules = {1: asking(trusted, EXACT), 2: asking(everywhere, EXACT), 3: policy(EXACT)}
+    own = {CidrPeer("0.0.0.0/0"): "cidr:0.0.0.0/0", trusted: f"cidr:{SERVER}/32"}
+    found = Snapshot(
+        Revision(1),
+        {PolicyId(number): one for number, one in rules.items()},
+        {
+            WORLD: (own[everywhere], "reserved:world"),
+            CIDR: (own[everywhere], own[trusted], "reserved:world"),
+        },
+        {f"{SERVER}/32": CIDR},
+        (EXACT,),
+    )
+    assert learner.prepare(found, 0.0) == ""
+    learner.commit(1, 0.0)
+    # A server of the second workload's own leads the name astray: for itself only.
+    assert learner.learn(Fact(WWW, "198.51.100.99", 53), [IP], 60, 0.0, endpoint=2) == ""
+    assert [opened(kernel, IP, number) for number in (1, 2, 3)] == [False, True, False]
+    # The true answer, whoever asked. A policy without DNS rules heeds no server.
+    assert learner.learn(Fact(WWW, SERVER, 53), [IP2], 60, 0.0, endpoint=2) == ""
+    assert [opened(kernel, IP2, number) for number in (1, 2, 3)] == [True, True, False]
+    # Both say the same: what is left after one of them has expired is what the other said.
+    assert learner.learn(Fact(WWW, SERVER, 53), [IP], 10, 0.0, endpoint=1) == ""
+    assert opened(kernel, IP, 1)
+    learner.expire(11.0)
+    assert [opened(kernel, IP, number) for number in (1, 2, 3)] == [False, True, False]
+    # Another port of a trusted address is another server.
+    assert learner.learn(Fact(WWW, SERVER, 5353), [IP], 60, 11.0, endpoint=2) == ""
+    assert not opened(kernel, IP, 1)
+    again = Learner(kernel, tmp_path)
+    again.restore(12.0)
+    assert [opened(kernel, IP, number) for number in (1, 2, 3)] == [False, True, False]
+    assert {row.server for row in again.dump(12.0, 0.0)} == {SERVER, "198.51.100.99"}
+    # The operator's own resolvers, and what the operator says himself, count for all.
+    learner = Learner(kernel, tmp_path / "other", trust=Trust(resolvers=("198.51.100.98/31",)))
+    learner.restore(0.0)
+    learner.prepare(found, 0.0)
+    assert learner.learn(Fact(WWW, "198.51.100.99", 53), [IP], 60, 0.0) == ""
+    assert learner.learn(Fact(WWW), [IP2], 60, 0.0) == ""
+    assert [opened(kernel, IP, number) for number in (1, 2, 3)] == [True] * 3
+    assert [opened(kernel, IP2, number) for number in (1, 2, 3)] == [True] * 3
+
+
+def test_a_reload_that_lets_endpoints_ask_a_server_makes_its_answers_count(kernel: Journal, tmp_path: Path) -> None:
+    learner = Learner(kernel, tmp_path)
+    learner.restore(0.0)
+    identities = {WORLD: ("reserved:world",), CIDR: (f"cidr:{SERVER}/32", "reserved:world")}
+    prefixes = {f"{SERVER}/32": CIDR}
+    before = Snapshot(Revision(1), {PolicyId(1): policy(EXACT)}, identities, prefixes, (EXACT,))
+    after = Snapshot(
+        Revision(2), {PolicyId(2): asking(CidrPeer(f"{SERVER}/32"), EXACT)}, identities, prefixes, (EXACT,)
+    )
+    learner.prepare(before, 0.0)
+    learner.commit(1, 0.0)
+    learner.learn(Fact(WWW, SERVER, 53), [IP], 60, 0.0)
+    assert not opened(kernel, IP, 1)
+    assert learner.prepare(after, 1.0) == ""
+    assert opened(kernel, IP, 2)
+    learner.abort(2, 1.0)
+    assert not opened(kernel, IP, 2)
+
+
+def test_addresses_that_are_never_a_server_are_learnt_where_the_operator_says_so(
+    kernel: Journal, tmp_path: Path
+) -> None:
+    metadata, loopback = address_bytes("169.254.169.254"), address_bytes("127.0.0.1")
+    learner = Learner(kernel, tmp_path, trust=Trust(node_wide=True, special=("169.254.0.0/16",)))
+    learner.restore(0.0)
+    learner.prepare(snapshot(1, {1: policy(EXACT)}, EXACT), 0.0)
+    assert learner.learn(Fact(WWW), [metadata, loopback], 60, 0.0) == ""
+    assert (opened(kernel, metadata, 1), opened(kernel, loopback, 1)) == (True, False)

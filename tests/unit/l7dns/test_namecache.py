@@ -22,7 +22,7 @@ def test_over_the_cap_the_least_recently_learnt_name_goes() -> None:
     cache.put("a.", [A], 100.0)
     cache.put("b.", [B], 100.0)
     cache.put("a.", [A], 101.0)
-    assert cache.put("c.", [C], 100.0) == [Change(False, "b.", B), Change(True, "c.", C)]
+    assert cache.put("c.", [C], 100.0) == [Change(True, "c.", C), Change(False, "b.", B)]
     assert (cache.evicted_names, cache.names) == (1, 2)
 
 
@@ -38,9 +38,9 @@ def test_an_address_keeps_the_names_that_are_left() -> None:
     cache = NameCache()
     cache.put("a.", [A], 100.0)
     cache.put("b.", [A], 50.0)
-    assert cache.names_of(A) == {"a.", "b."}
+    assert cache.facts_of(A) == {"a.", "b."}
     cache.expire(60.0)
-    assert cache.names_of(A) == {"a."}
+    assert cache.facts_of(A) == {"a."}
 
 
 def test_churn_does_not_make_the_queue_grow() -> None:
@@ -65,7 +65,7 @@ def test_a_workload_that_asks_for_ever_more_names_pushes_out_its_own_and_not_tho
     for number in range(100):
         cache.put(f"n{number}.", [B], 1e9, endpoint=2)
     assert cache.names == 10
-    assert cache.names_of(A) == {"needed."}
+    assert cache.facts_of(A) == {"needed."}
 
 
 def test_an_answer_that_changes_nothing_is_told_apart_and_counts_as_use() -> None:
@@ -79,3 +79,14 @@ def test_an_answer_that_changes_nothing_is_told_apart_and_counts_as_use() -> Non
     assert not cache.covers("c.", [b"1111"], 10.0, 1)
     cache.put("c.", [b"4444"], 10.0, 1)
     assert {name for name, _, _ in cache.items()} == {"a.", "c."}
+
+
+def test_what_two_workloads_asked_for_stays_for_one_when_the_other_has_to_forget_it() -> None:
+    cache = NameCache(max_names=4)
+    cache.put("needed.", [A], 1e9, endpoint=1)
+    cache.put("needed.", [A], 1e9, endpoint=2)
+    for number in range(100):
+        cache.put(f"n{number}.", [B, C], 1e9, endpoint=2)
+    assert cache.facts_of(A) == {"needed."}
+    assert [(fact, endpoint) for fact, endpoint, _ in cache.oldest_first() if fact == "needed."] == [("needed.", 1)]
+    assert cache.names == 4

@@ -6,7 +6,7 @@ import pytest
 from l7dns.identities import Key
 from l7dns.kerneltables import MemoryTables
 from l7dns.rows import IdentityRows
-from l7dns.view import View
+from l7dns.view import Trust, View
 from l7policy.entries import Entry
 from l7policy.ids import WORLD, PolicyId, Revision
 from l7policy.model import EndpointPolicy, FqdnPeer, Origin, Port, Rule, Snapshot
@@ -21,7 +21,10 @@ def view(*policies: int, port: int = 80) -> View:
         Direction.EGRESS, Origin("shop/web", "egress[0]"), peers=(API,), ports=(Port(Protocol.TCP, port, port),)
     )
     policy = EndpointPolicy((rule,), enforce_egress=True)
-    return View([Snapshot(Revision(1), {PolicyId(number): policy for number in policies}, {}, {}, (API,))])
+    return View(
+        [Snapshot(Revision(1), {PolicyId(number): policy for number in policies}, {}, {}, (API,))],
+        Trust(node_wide=True),
+    )
 
 
 class FullTables(MemoryTables):

@@ -4,7 +4,8 @@
 import pytest
 
 from l7dns.addresses import address_bytes
-from l7dns.view import ConflictError, View
+from l7dns.namecache import Fact
+from l7dns.view import ConflictError, Trust, View
 from l7policy.ids import HOST, WORLD, IdentityId, PolicyId, Revision
 from l7policy.model import EndpointPolicy, FqdnPeer, Origin, Rule, Snapshot
 from l7policy.verdict import Direction
@@ -12,6 +13,8 @@ from l7policy.verdict import Direction
 CIDR = IdentityId(1 << 24)
 NARROW = IdentityId((1 << 24) + 1)
 WEB = IdentityId(300)
+
+NODE = Trust(node_wide=True)
 
 
 def snapshot(
@@ -68,9 +71,9 @@ def test_between_two_snapshots_the_longest_prefix_of_either_counts_with_the_labe
 def test_selectors_of_both_snapshots_match() -> None:
     first = snapshot({}, {}, (FqdnPeer(match_name="a.example.com."),))
     second = snapshot({}, {}, (FqdnPeer(match_pattern="*.example.com."),))
-    assert View([first, second]).matching("a.example.com.") == {"fqdn:a.example.com", "fqdn:*.example.com"}
-    assert View([second]).matching("a.example.com.") == {"fqdn:*.example.com"}
-    assert View([second]).matching("a\\046b.example.com.") == frozenset()
+    assert View([first, second], NODE).matching(Fact("a.example.com.")) == {"fqdn:a.example.com", "fqdn:*.example.com"}
+    assert View([second], NODE).matching(Fact("a.example.com.")) == {"fqdn:*.example.com"}
+    assert View([second], NODE).matching(Fact("a\\046b.example.com.")) == frozenset()
 
 
 def test_one_policy_number_with_two_meanings_is_refused() -> None:
