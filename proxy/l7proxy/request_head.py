@@ -29,7 +29,10 @@ to disagree, and the canonical form answers each by leaving the disagreement out
 From the character classes follows more. The expression is anchored at both ends, and no line of it can be empty, so the
 match ends at the first CRLF CRLF of the buffer: that the head ends there is not a result of parsing but of a search for
 four bytes, which every parser finds at the same place. Each class excludes the character that ends it (the method no
-blank, the name no colon, the value no CR), so there is one way to match and the time is linear.
+blank, the name no colon, the value no CR), and the ways to read a line exclude each other by the line's name, so there
+is one way to match and the time is linear.
+
+Reading depends on nothing but the bytes, so what a head was read as may be remembered with its bytes.
 
 What was matched is relayed as it is. Nothing is added, removed, reordered or re-encoded: the judged request and the
 forwarded request are the same object in memory.
@@ -43,8 +46,11 @@ Everything else is `Malformed`: 400, the connection is closed, one audit record.
 The result does not depend on how the bytes were cut: faults are looked for in the order in which their bytes arrive.
 """
 
+import functools
 import re
 from typing import Final
+
+import msgspec
 
 from l7proxy import foreign, request_path, rewritten_head
 from l7proxy.head import CHUNKED, MAX_HEAD, NEED_MORE, NO_BODY, Malformed, NeedMore, RequestHead
@@ -52,17 +58,25 @@ from l7proxy.head import CHUNKED, MAX_HEAD, NEED_MORE, NO_BODY, Malformed, NeedM
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 
 _HEAD: Final = re.compile(
-    rb"([A-Z][A-Z-]{0,31}+) (/[!-~]*+) HTTP/1\.([01])(\r\n(?:" + _TOKEN + rb"++:[ -~]*+\r\n)++)\r\n"
+    rb"([A-Z][A-Z-]{0,31}+) (/[!-~]*+) HTTP/1\.([01])\r\n"
+    # Which way a line is read is certain from its name, so going back finds nothing, and the time is linear.
+    rb"(?:(?![CEHTUcehtu])" + _TOKEN + rb"++:[ -~]*+\r\n"
+    rb"|(?i:host): *+(?(4)(?!))((?:[0-9A-Za-z._-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5}+)?+) *+\r\n"
+    rb"|(?i:content-length): *+(?(5)(?!))(0|[1-9][0-9]{0,17}+) *+\r\n"
+    rb"|(?i:transfer-encoding): *+(?(6)(?!))((?i:chunked)) *+\r\n"
+    rb"|(?i:connection): *+(?(7)(?!))((?i:keep-alive|close)) *+\r\n"
+    rb"|(?=[CEHTUcehtu])(?!(?i:host|content[-_]length|transfer[-_]encoding|connection|upgrade|expect):)"
+    + _TOKEN
+    + rb"++:[ -~]*+\r\n)+\r\n"
 )
+"""The canonical form. ``(?(4)(?!))`` is *and group 4 has not matched before*: each of these fields is there once at most.
 
-_SPECIAL: Final = re.compile(
-    rb"(?i)\n(host|content[-_]length|transfer[-_]encoding|connection|upgrade|expect): *([^\r]*)"
-)
-"""The fields that decide what a message is. A head with one of the last two, or of odd spelling, is not canonical."""
+Not possessive as a whole: Python 3.11.2 cannot have groups inside of a possessive repetition (its issue 101955).
+"""
 
-_HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-
-_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+_REMEMBERED: Final = 1024
+_REMEMBERED_SIZE: Final = 1024
+"""A client mostly sends the head that it sent before. At most a megabyte of heads is remembered; longer ones are not."""
 
 _METHOD_FIRST: Final = re.compile(rb"[A-Z][A-Z-]{0,31}+(?: |\Z)")
 """How every request begins, as far as it has arrived."""
@@ -82,64 +96,41 @@ def parse(buffer: bytes, seen: int = 0, limit: int = MAX_HEAD) -> RequestHead | 
             return NEED_MORE
         return _early_fault(buffer, start, seen, len(buffer), limit, len(buffer) - start >= limit) or NEED_MORE
     end += 4
-    match = _HEAD.match(buffer, start)
-    if match is not None and end - start <= limit:
-        head = _canonical(match)
+    size = end - start
+    if size <= limit:
+        block = buffer if size == len(buffer) else buffer[start:end]
+        head = _remembered(block) if size <= _REMEMBERED_SIZE else _canonical(block)
         if head is not None:
-            return head
-    fault = _early_fault(buffer, start, seen, end, limit, end - start > limit)
+            return head if start == 0 else msgspec.structs.replace(head, size=end)
+    fault = _early_fault(buffer, start, seen, end, limit, size > limit)
     return fault or rewritten_head.read(buffer[start:end], end)
 
 
-def _canonical(match: re.Match[bytes]) -> RequestHead | None:
-    """The head, unless one of the fields that matter is not in canonical form."""
-    method, target, minor, block = match.groups()
-    host = length = coding = connection = b""
-    for name, value in _SPECIAL.findall(block):
-        name = name.lower()
-        value = value.rstrip(b" ")
-        if not value:
-            return None
-        if name == b"host" and not host:
-            host = value
-        elif name == b"content-length" and not length:
-            length = value
-        elif name == b"transfer-encoding" and not coding:
-            coding = value.lower()
-        elif name == b"connection" and not connection:
-            connection = value.lower()
-        else:
-            return None
-    if _HOST.fullmatch(host) is None or method == b"CONNECT" or request_path.fault(target):
+def _canonical(block: bytes) -> RequestHead | None:
+    """The head, if what ends with the first CRLF CRLF is one in canonical form."""
+    match = _HEAD.match(block)
+    if match is None:
+        return None
+    method, target, minor, host, length, coding, connection = match.groups()
+    if host is None or method == b"CONNECT" or request_path.fault(target):
         return None
     framing = NO_BODY
-    if length:
-        if coding or _LENGTH.fullmatch(length) is None:
+    if length is not None:
+        if coding is not None:
             return None
         framing = int(length)
-    elif coding:
-        if coding != b"chunked" or minor == b"0":
+    elif coding is not None:
+        if minor == b"0":
             return None
         framing = CHUNKED
-    if not connection:
+    if connection is None:
         keep_alive = minor == b"1"
-    elif connection == b"keep-alive":
-        keep_alive = True
-    elif connection == b"close":
-        keep_alive = False
     else:
-        return None
-    return RequestHead(
-        method,
-        target,
-        target,
-        host,
-        framing,
-        keep_alive,
-        1 if minor == b"1" else 0,
-        match[0],
-        match.end(),
-    )
+        keep_alive = len(connection) == len(b"keep-alive")
+    return RequestHead(method, target, target, host, framing, keep_alive, 1 if minor == b"1" else 0, block, len(block))
+
+
+_remembered = functools.lru_cache(maxsize=_REMEMBERED)(_canonical)
 
 
 def _early_fault(buffer: bytes, start: int, seen: int, stop: int, limit: int, large: bool) -> Malformed | None:

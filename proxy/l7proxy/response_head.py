@@ -9,6 +9,7 @@ is written anew, so the client never has to guess.
 Failure verdict: 502, UPSTREAM_MALFORMED.
 """
 
+import functools
 import re
 from typing import Final
 
@@ -26,9 +27,23 @@ _HEAD: Final = re.compile(
     + rb"++:[\t -~\x80-\xff]*+\r\n)*+)\r\n"
 )
 
+_USUAL: Final = re.compile(
+    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?\r\n"
+    rb"(?:(?![CTct])" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n"
+    rb"|(?i:content-length): *+(?(2)(?!))([0-9]{1,18}+)\r\n"
+    rb"|(?i:transfer-encoding): *+(?(3)(?!))((?i:chunked))\r\n"
+    rb"|(?i:connection): *+(?i:keep-alive)\r\n"
+    rb"|(?=[CTct])(?!(?i:content-length|transfer-encoding|connection):)" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n)*\r\n"
+)
+"""What nearly every answer is: a final one whose end is told once, on a connection that stays."""
+
 _SPECIAL: Final = re.compile(rb"(?i)(?:\A|\n)(content-length|transfer-encoding|connection):[\t ]*([^\r]*)")
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+
+_REMEMBERED: Final = 1024
+_REMEMBERED_SIZE: Final = 1024
+"""A server's answers to the same request mostly have the same head for a second, until the date in it changes."""
 
 _ENDS: Final = re.compile(rb"\n\r?\n")
 
@@ -37,6 +52,34 @@ _VIABLE: Final = b"HTTP/1."
 
 def parse(buffer: bytes, seen: int = 0, limit: int = MAX_RESPONSE_HEAD) -> ResponseHead | NeedMore | Malformed:
     """Reads the head at the beginning of `buffer`, of which the first `seen` bytes have been looked at before."""
+    end = buffer.find(b"\r\n\r\n", max(0, seen - 3), limit)
+    if end >= 0:
+        end += 4
+        block = buffer if end == len(buffer) else buffer[:end]
+        head = _remembered(block) if end <= _REMEMBERED_SIZE else _usual(block)
+        if head is not None:
+            return head
+    return _unusual(buffer, seen, limit)
+
+
+def _usual(block: bytes) -> ResponseHead | None:
+    match = _USUAL.match(block)
+    if match is None:
+        return None
+    status, length, coding = match.groups()
+    if length is not None:
+        if coding is not None:
+            return None
+        framing = int(length)
+    else:
+        framing = UNTIL_CLOSE if coding is None else CHUNKED
+    return ResponseHead(int(status), framing, True, block, len(block))
+
+
+_remembered = functools.lru_cache(maxsize=_REMEMBERED)(_usual)
+
+
+def _unusual(buffer: bytes, seen: int, limit: int) -> ResponseHead | NeedMore | Malformed:
     if not buffer.startswith(_VIABLE[: len(buffer)]):
         return Malformed("server does not speak HTTP/1")
     end = _ENDS.search(buffer, max(0, seen - 2), limit)
