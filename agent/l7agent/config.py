@@ -70,7 +70,10 @@ class HttpConfig(Section, frozen=True):
     head_timeout: Seconds = 10.0
     idle_timeout: Seconds = 300.0
     connect_timeout: Seconds = 5.0
+    stall_timeout: Seconds = 300.0
+    request_timeout: Seconds = 3600.0
     max_connections: Count = 16384
+    max_connections_per_endpoint: Count = 2048
     max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32768
 
 

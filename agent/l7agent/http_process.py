@@ -5,6 +5,7 @@ Failure verdict: without a snapshot every request is refused; without this proce
 """
 
 import asyncio
+import gc
 import logging
 import os
 from pathlib import Path
@@ -23,6 +24,9 @@ from l7proxy.limits import Limits
 from l7proxy.server import HttpServer
 
 HTTP_PORT = 10080
+
+_COLLECT = (20_000, 20, 50)
+"""Records wait in batches, and are no garbage: with the defaults they alone would call the collector all the time."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +79,11 @@ async def serve(config: Config, slot: int) -> None:
         head_timeout=config.http.head_timeout,
         keep_alive_timeout=config.http.idle_timeout,
         connect_timeout=config.http.connect_timeout,
+        stall_timeout=config.http.stall_timeout,
+        idle_timeout=config.http.request_timeout,
+        request_timeout=config.http.request_timeout,
         max_connections=config.http.max_connections,
+        max_connections_per_client=config.http.max_connections_per_endpoint,
         max_head=config.http.max_head_bytes,
     )
 
@@ -96,6 +104,10 @@ async def serve(config: Config, slot: int) -> None:
     await port.start()
     # Until this process knows the rules, connections wait in the listeners' queues instead of being refused.
     if await dataplane.first(role.committed, stop) is role.committed:
+        # What is there now stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
         await server.start(listeners)
         await stop.wait()
     await port.close()

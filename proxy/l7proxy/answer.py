@@ -19,10 +19,10 @@ _MAX_INTERIM: Final = 64
 class Answer:
     """One answer."""
 
-    __slots__ = ("_body", "_held", "_interim", "_request", "_seen", "done", "fault", "head", "rest", "tunnel")
+    __slots__ = ("_body", "_held", "_interim", "_seen", "done", "fault", "head", "request", "rest", "size", "tunnel")
 
     def __init__(self, request: RequestHead) -> None:
-        self._request = request
+        self.request = request
         self._held = b""
         self._seen = 0
         self._interim = 0
@@ -36,6 +36,8 @@ class Answer:
         self.rest = b""
         """What came after the end of a complete answer. A server has no reason to send any."""
         self.fault = ""
+        self.size = 0
+        """Bytes of the body so far, as they were relayed."""
 
     @property
     def endless(self) -> bool:
@@ -49,7 +51,7 @@ class Answer:
         A client that waited for 100 may now send the body or not: nobody can tell its next request from it, so there
         must not be one.
         """
-        stays = self._request.keep_alive and not self._request.expect
+        stays = self.request.keep_alive and not self.request.expect
         return stays and self.head is not None and self.head.keep_alive
 
     def feed(self, data: bytes) -> bytes:
@@ -80,26 +82,33 @@ class Answer:
             if head.status == 101 or self._interim > _MAX_INTERIM:
                 self.fault = "server switched protocols unasked" if head.status == 101 else "too many interim answers"
                 return relayed
-            if self._request.minor == 1:
+            if self.request.minor == 1:
                 relayed += head.raw
             data = data[head.size :]
         self.head = head
-        self._body = body = framing.body(response_head.framing(head, self._request.method), padded=True)
+        kind = response_head.framing(head, self.request.method)
+        if kind >= 0 and head.size + kind == len(data) and not relayed and data.startswith(head.raw):
+            # The usual case: a short answer, in one piece.
+            self.done = True
+            self.size = kind
+            return data
+        self._body = body = framing.body(kind, padded=True)
         if len(head.raw) == head.size and data.startswith(head.raw):
-            # The usual case: head and body go on in one piece, and mostly without a copy.
+            # Head and body go on in one piece, and mostly without a copy.
             whole = self._relay(body, data, head.size)
             return relayed + whole if relayed else whole
         return relayed + head.raw + self._relay(body, data[head.size :], 0)
 
     def _switches(self, head: ResponseHead) -> bool:
         if head.status == 101:
-            return bool(self._request.upgrade)
-        return self._request.method == b"CONNECT" and 200 <= head.status < 300
+            return bool(self.request.upgrade)
+        return self.request.method == b"CONNECT" and 200 <= head.status < 300
 
     def _relay(self, body: framing.Body, data: bytes, start: int) -> bytes:
         end = body.feed(data, start)
         self.fault = body.fault
         self.done = body.done
+        self.size += end - start
         if end == len(data):
             return data
         if body.done:

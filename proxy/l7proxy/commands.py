@@ -61,7 +61,7 @@ class ResetClient(Command, frozen=True, gc=False):
 
 
 class Record(Command, frozen=True):
-    """One judged request, or what could be read of it, for the log."""
+    """One judged request, or what could be read of it, for the log. What passed is recorded when its answer ends."""
 
     verdict: Verdict
     reason: Reason
@@ -71,19 +71,17 @@ class Record(Command, frozen=True):
     path: str = ""
     status: int = 0
     decision: Decision | None = None
+    minor: int = -1
+    """Of HTTP/1, -1 if nothing could be read."""
+    latency: float = 0.0
+    """Seconds from the whole request head to the whole head of the answer."""
+    request_bytes: int = 0
+    response_bytes: int = 0
 
     @classmethod
-    def of(
-        cls,
-        verdict: Verdict,
-        reason: Reason,
-        head: RequestHead | None,
-        status: int,
-        decision: Decision | None,
-        detail: str = "",
+    def refused(
+        cls, verdict: Verdict, head: RequestHead, decision: Decision, status: int, detail: str = ""
     ) -> "Record":
-        """The record of a request that was read. Its head is printable ASCII in all that is shown."""
-        if head is None:
-            return cls(verdict, reason, detail, status=status, decision=decision)
+        """The record of a request that was read and judged, and nothing else. All that is shown of it is ASCII."""
         method, host, path = head.method.decode("ascii"), head.host.decode("ascii"), head.path.decode("ascii")
-        return cls(verdict, reason, detail, method, host, path, status, decision)
+        return cls(verdict, decision.reason, detail, method, host, path, status, decision, head.minor)

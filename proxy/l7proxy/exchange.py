@@ -20,53 +20,38 @@ import math
 
 from l7observe.demand import Demand
 from l7policy.verdict import Reason, Verdict
-from l7proxy import edited_head, framing, replies, request_head, rewritten_head
-from l7proxy.answer import Answer
-from l7proxy.commands import (
-    CloseClient,
-    CloseServer,
-    Command,
-    Connect,
-    HalfCloseClient,
-    HalfCloseServer,
-    PauseClient,
-    Record,
-    ResetClient,
-    ResetServer,
-    ResumeClient,
-    SendToClient,
-    SendToServer,
-)
+from l7proxy import commands as do
+from l7proxy import edited_head, framing, replies, request_head, rewritten_head, timeouts
+from l7proxy.commands import Command, Record, SendToClient, SendToServer
 from l7proxy.head import NEED_MORE, NO_BODY, Malformed, NeedMore, RequestHead
 from l7proxy.judge import Decision, FlowPolicy
 from l7proxy.limits import Limits
 from l7proxy.phase import Link, Phase
+from l7proxy.transaction import Transaction
 
 
 class Exchange:
-    """See the module. `deadline` is when `tick` must be called at the latest; `tunnel` asks for every tick."""
+    """See the module. `tick` must be called at `deadline` and `expires` at the latest; `tunnel` asks for every tick."""
 
     def __init__(self, policy: FlowPolicy, limits: Limits, now: float, demand: Demand | None = None) -> None:
         self._policy = policy
         self._limits = limits
         self._demand = demand or Demand()
         self.deadline = now + limits.head_timeout
+        self.expires = math.inf
         self._phase = Phase.HEAD
         self._link = Link.NONE
         self._inbox = b""
         self._seen = 0
         self._paused = False
         self._client_slow = False
+        self._server_slow = False
         self._client_ended = False
         self._draining = False
         self._requests = 0
         self._discarded = 0
-        # Of the request under way:
-        self._request: RequestHead | None = None
-        self._decision: Decision | None = None
-        self._unsent = b""
-        self._request_body: framing.Body | None = None
-        self._answer: Answer | None = None
+        self._refused: framing.Body | None = None  # of a request that was refused
+        self._current: Transaction | None = None  # the request under way
 
     @property
     def tunnel(self) -> bool:
@@ -80,7 +65,7 @@ class Exchange:
 
     @property
     def _answered(self) -> bool:
-        return self._answer is not None and self._answer.head is not None
+        return self._current is not None and self._current.head is not None
 
     # Events of the client
 
@@ -107,10 +92,10 @@ class Exchange:
             if self._link is Link.ENDED:
                 self._end(out, now)
             else:
-                out.append(HalfCloseServer())
+                out.append(do.HalfCloseServer())
         elif self._phase is Phase.CLOSING:
             self._phase = Phase.CLOSED
-            out.append(CloseClient())
+            out.append(do.CloseClient())
         elif self._phase is Phase.ANSWER:
             self._pass_on_client_end(out)
         elif self._phase is not Phase.CLOSED:
@@ -121,6 +106,8 @@ class Exchange:
         """The client does not read what it is sent, or has caught up. It gets no further answer until it has."""
         out: list[Command] = []
         self._client_slow = slow
+        if self._current is not None:
+            self.deadline = now + (self._limits.stall_timeout if slow else self._limits.idle_timeout)
         if not slow:
             self._advance(out, now)
         return out
@@ -129,9 +116,10 @@ class Exchange:
         """The client's connection is gone."""
         out: list[Command] = []
         if self._phase is not Phase.CLOSED:
-            if self._request is not None and not self._answered:
-                self._record_forward(out, 0, "client went away before the answer")
-            self._drop_server(out, reset=self._request is not None)
+            current = self._current
+            if current is not None and self._phase is not Phase.TUNNEL and not current.done:
+                out.extend(current.passed(self._demand, "client went away before the end of the answer"))
+            self._drop_server(out, reset=current is not None)
             self._phase = Phase.CLOSED
             self.deadline = math.inf
         return out
@@ -163,19 +151,13 @@ class Exchange:
         out: list[Command] = []
         if self._link is not Link.OPEN:
             return out
-        answer = self._answer
-        if answer is None or answer.done:
+        current = self._current
+        if current is None or current.done:
             # An answer to nothing: it must not become the answer to the next request.
             self._end(out, now)
             return out
         self.deadline = now + self._limits.idle_timeout
-        begun = answer.head is not None
-        relayed = answer.feed(data)
-        if answer.head is not None and not begun:
-            self._record_forward(out, answer.head.status)
-        if relayed:
-            out.append(SendToClient(relayed))
-        self._follow_answer(out, answer, now)
+        self._answer(out, current, data, now)
         return out
 
     def server_eof(self, now: float) -> list[Command]:
@@ -186,9 +168,10 @@ class Exchange:
                 self._end(out, now)
             else:
                 self._link = Link.ENDED
-                out.append(HalfCloseClient())
+                out.append(do.HalfCloseClient())
         elif self._link is Link.OPEN:
-            if self._answer is not None and self._answer.endless:
+            if self._current is not None and self._current.endless:
+                out.extend(self._current.passed(self._demand))
                 self._end(out, now)
             else:
                 self._server_gone(out, now, reset=False)
@@ -204,6 +187,13 @@ class Exchange:
             self._server_gone(out, now, reset=True)
         return out
 
+    def server_slow(self, slow: bool, now: float) -> list[Command]:
+        """The server does not read what it is sent, or has caught up: that is not the client's standing still."""
+        if self._phase is Phase.BODY:
+            self.deadline = now + (self._limits.idle_timeout if slow else self._limits.stall_timeout)
+        self._server_slow = slow
+        return []
+
     # Events of time and of the process
 
     def tick(self, now: float) -> list[Command]:
@@ -211,27 +201,23 @@ class Exchange:
         out: list[Command] = []
         if self._phase is Phase.TUNNEL:
             self._judge_tunnel(out)
-        if now < self.deadline:
+        if now < self.deadline and now < self.expires:
             return out
-        if self._phase is Phase.HEAD:
-            if self._inbox or self._requests == 0:
-                detail = "" if self._inbox else "client sent nothing"
-                self._fail(out, now, 408 if self._inbox else 0, Reason.HTTP_TIMEOUT, detail, b"request timeout\r\n")
-            else:
-                self._end(out, now)
-        elif self._link is Link.CONNECTING:
-            self._drop_server(out, reset=True)
-            text = b"upstream connect error\r\n"
-            self._fail(out, now, 503, Reason.UPSTREAM_UNREACHABLE, "server did not accept the connection in time", text)
-        elif self._phase is Phase.BODY and not self._answered:
-            self._fail(out, now, 408, Reason.HTTP_TIMEOUT, "request body stalled", b"request timeout\r\n")
-        elif self._phase is Phase.ANSWER and not self._answered:
-            text = b"upstream response timeout\r\n"
-            self._fail(out, now, 504, Reason.UPSTREAM_UNREACHABLE, "server did not answer in time", text)
-        elif self._request is not None:
-            self._fail(out, now, 0, Reason.HTTP_TIMEOUT, "no byte in either direction", b"")
-        else:
+        fault = timeouts.fault(
+            self._phase,
+            self._link,
+            used=self._requests > 0,
+            begun=bool(self._inbox),
+            answered=self._answered,
+            unread=self._client_slow,
+            expired=now < self.deadline,
+        )
+        if fault is None:
+            self._end(out, now)
+        elif self._current is None and self._phase is not Phase.HEAD:
             self._break_off(out)
+        else:
+            self._fail(out, now, fault.status, fault.reason, fault.detail, fault.text)
         return out
 
     def drain(self, now: float) -> list[Command]:
@@ -258,7 +244,7 @@ class Exchange:
                 going = False
         if self._paused != (len(self._inbox) >= self._limits.hold):
             self._paused = not self._paused
-            out.append(PauseClient() if self._paused else ResumeClient())
+            out.append(do.PauseClient() if self._paused else do.ResumeClient())
 
     def _next_request(self, out: list[Command], now: float) -> bool:
         if self._client_slow:
@@ -294,38 +280,47 @@ class Exchange:
             self._refuse(out, rewritten_head.malformed("a header that a rule sets cannot be written", head.raw), now)
             return False
         if decision.audited:
-            out.append(Record.of(Verdict.AUDIT, decision.reason, head, 0, decision))
-        self._request = head
-        self._decision = decision
-        self._request_body = None if head.framing == NO_BODY else framing.body(head.framing)
-        self._unsent = raw
-        self._answer = Answer(head)
+            out.append(Record.refused(Verdict.AUDIT, head, decision, 0))
+        self._current = Transaction(head, decision, raw, now)
+        self.expires = now + self._limits.request_timeout
+        if self._link is Link.OPEN and head.framing == NO_BODY:
+            # The usual request: nothing is left to wait for but its answer.
+            self.deadline = now + self._limits.idle_timeout
+            self._phase = Phase.ANSWER
+            out.append(SendToServer(raw))
+            self._pass_on_client_end(out)
+            return False
         self._phase = Phase.BODY
         if self._link is Link.NONE:
             self._link = Link.CONNECTING
             self.deadline = now + self._limits.connect_timeout
-            out.append(Connect())
+            out.append(do.Connect())
         return True
 
     def _relay_request(self, out: list[Command], now: float) -> bool:
+        current = self._current
+        if current is None:
+            raise AssertionError("a body belongs to a request")
         if self._link is Link.CONNECTING:
             return False
-        data, self._unsent = self._unsent, b""
-        body = self._request_body
+        data, current.unsent = current.unsent, b""
+        body = current.body
         if body is not None and self._inbox:
             end = body.feed(self._inbox, 0)
+            current.request_bytes += end
             data = data + self._inbox[:end] if data else self._inbox[:end]
             self._inbox = self._inbox[end:]
         if data:
-            self.deadline = now + self._limits.idle_timeout
+            waits = body is None or body.done or self._server_slow
+            self.deadline = now + (self._limits.idle_timeout if waits else self._limits.stall_timeout)
             out.append(SendToServer(data))
         if body is not None and not body.done:
             if body.fault or self._client_ended:
                 fault = body.fault or "client ended inside the body"
                 self._fail(out, now, 400, Reason.HTTP_MALFORMED, fault, b"malformed request\r\n")
             return False
-        if self._answer is not None and self._answer.done:
-            self._next_cycle(out, now)
+        if current.done:
+            self._next_cycle(out, current, now)
             return True
         self._phase = Phase.ANSWER
         self._pass_on_client_end(out)
@@ -333,19 +328,27 @@ class Exchange:
 
     def _pass_on_client_end(self, out: list[Command]) -> None:
         if self._client_ended and not self._inbox and self._link is Link.OPEN:
-            out.append(HalfCloseServer())
+            out.append(do.HalfCloseServer())
 
-    def _follow_answer(self, out: list[Command], answer: Answer, now: float) -> None:
-        """The answer has come further."""
-        if answer.fault:
-            self._fail(out, now, 502, Reason.UPSTREAM_MALFORMED, answer.fault, b"upstream protocol error\r\n")
-        elif answer.tunnel:
-            self._open_tunnel(out, now)
-        elif answer.done and self._phase is Phase.ANSWER:
-            self._next_cycle(out, now)
-            self._advance(out, now)
-        elif answer.done and (answer.rest or not answer.may_be_followed):
-            self._end(out, now)
+    def _answer(self, out: list[Command], current: Transaction, data: bytes, now: float) -> None:
+        begun = self._answered
+        relayed = current.feed(data)
+        if not begun and self._answered:
+            current.first_byte = now
+        if relayed:
+            out.append(SendToClient(relayed))
+        if current.fault:
+            self._fail(out, now, 502, Reason.UPSTREAM_MALFORMED, current.fault, b"upstream protocol error\r\n")
+        elif current.tunnel:
+            self._open_tunnel(out, current, now)
+        elif current.done:
+            out.extend(current.passed(self._demand))
+            if self._phase is Phase.ANSWER:
+                self._next_cycle(out, current, now)
+                if self._inbox or self._client_ended:
+                    self._advance(out, now)
+            elif current.rest or not current.may_be_followed:
+                self._end(out, now)
 
     def _deny(self, out: list[Command], head: RequestHead, decision: Decision, now: float) -> None:
         keep_alive = (
@@ -354,7 +357,7 @@ class Exchange:
             and decision.reason == Reason.HTTP_DENIED
             and (head.framing == NO_BODY or (not head.expect and head.framing <= self._limits.discard))
         )
-        out.append(Record.of(Verdict.DROPPED, decision.reason, head, 403, decision))
+        out.append(Record.refused(Verdict.DROPPED, head, decision, 403))
         out.append(
             SendToClient(
                 replies.reply(403, replies.ACCESS_DENIED, keep_alive=keep_alive, minor=head.minor, method=head.method)
@@ -366,12 +369,12 @@ class Exchange:
             self.deadline = now + self._limits.keep_alive_timeout
         else:
             self.deadline = now + self._limits.head_timeout
-            self._request_body = framing.body(head.framing)
+            self._refused = framing.body(head.framing)
             self._discarded = 0
             self._phase = Phase.REFUSED_BODY
 
     def _discard_body(self, out: list[Command], now: float) -> bool:
-        body = self._request_body
+        body = self._refused
         if body is None:
             raise AssertionError("a refused body is followed to its end")
         end = body.feed(self._inbox, 0)
@@ -388,52 +391,48 @@ class Exchange:
 
     # The end of a request
 
-    def _next_cycle(self, out: list[Command], now: float) -> None:
+    def _next_cycle(self, out: list[Command], current: Transaction, now: float) -> None:
         """Request and answer are complete."""
-        request, answer = self._request, self._answer
-        if request is None or answer is None or answer.head is None:
-            raise AssertionError("only a complete exchange is followed by another")
-        self._request = self._answer = None
-        if request.keep_alive and answer.head.keep_alive and not answer.rest and not self._draining:
+        self._current = None
+        self.expires = math.inf
+        if current.may_be_followed_by_another and not self._draining:
             self._phase = Phase.HEAD
             self.deadline = now + self._limits.keep_alive_timeout
         else:
             self._end(out, now)
 
-    def _open_tunnel(self, out: list[Command], now: float) -> None:
+    def _open_tunnel(self, out: list[Command], current: Transaction, now: float) -> None:
+        out.extend(current.passed(self._demand))
         self._phase = Phase.TUNNEL
         self.deadline = now + self._limits.idle_timeout
+        self.expires = math.inf
         if self._inbox:
             out.append(SendToServer(self._inbox))
             self._inbox = b""
         self._resume(out)
         if self._client_ended:
-            out.append(HalfCloseServer())
+            out.append(do.HalfCloseServer())
 
     def _judge_tunnel(self, out: list[Command]) -> None:
-        request = self._request
-        if request is None:
-            raise AssertionError("a tunnel was opened by a request")
-        decision = self._policy.http(request.method, request.path, request.host, request.fields)
-        if not decision.allowed:
-            out.append(Record.of(Verdict.DROPPED, Reason.POLICY_CHANGED, request, 0, decision, "tunnel closed"))
-            self._break_off(out)
-        elif decision.audited and not (self._decision and self._decision.audited):
-            self._decision = decision
-            out.append(Record.of(Verdict.AUDIT, decision.reason, request, 0, decision, "tunnel goes on"))
+        current = self._current
+        record = None if current is None else current.judged_again(self._policy)
+        if record is not None:
+            out.append(record)
+            if record.verdict == Verdict.DROPPED:
+                self._break_off(out)
 
     def _server_gone(self, out: list[Command], now: float, *, reset: bool) -> None:
-        request, answer = self._request, self._answer
-        if request is None or answer is None or answer.done:
+        current = self._current
+        if current is None or current.done:
             self._end(out, now)
-        elif answer.head is None and self._requests == 1:
+        elif current.head is None and self._requests == 1:
             detail = "server closed the connection before answering"
             self._fail(out, now, 502, Reason.UPSTREAM_UNREACHABLE, detail, b"upstream closed the connection\r\n")
         else:
             # On a connection that was kept alive a client knows what this means, and may send the request again.
-            detail = "server closed the connection before answering" if answer.head is None else "answer cut short"
-            status = 0 if answer.head is None else answer.head.status
-            out.append(Record.of(Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE, request, status, self._decision, detail))
+            detail = "server closed the connection before answering" if current.head is None else "answer cut short"
+            status = 0 if current.head is None else current.head.status
+            out.append(current.record(Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE, status, detail))
             if reset:
                 self._break_off(out)
             else:
@@ -449,23 +448,22 @@ class Exchange:
 
     def _fail(self, out: list[Command], now: float, status: int, reason: Reason, detail: str, text: bytes) -> None:
         """Ends the request under way with an answer of our own, or breaks off if there is one already."""
-        request = self._request
+        current = self._current
         begun = self._answered
         verdict = Verdict.DROPPED if reason in (Reason.HTTP_MALFORMED, Reason.HTTP_TIMEOUT) else Verdict.ERROR
-        out.append(Record.of(verdict, reason, request, 0 if begun else status, self._decision, detail))
-        self._drop_server(out, reset=request is not None)
+        if current is None:
+            out.append(Record(verdict, reason, detail, status=status))
+        else:
+            shown = status if current.head is None else current.head.status
+            out.append(current.record(verdict, reason, shown, detail))
+        self._drop_server(out, reset=current is not None)
         if begun:
             self._break_off(out)
             return
         if status:
-            method = b"" if request is None else request.method
+            method = b"" if current is None else current.request.method
             out.append(SendToClient(replies.reply(status, text, keep_alive=False, method=method)))
         self._end(out, now, linger=True)
-
-    def _record_forward(self, out: list[Command], status: int, detail: str = "") -> None:
-        decision = self._decision
-        if self._demand.forwarded or (decision is not None and (decision.missing or decision.rejected)):
-            out.append(Record.of(Verdict.FORWARDED, Reason.NONE, self._request, status, self._decision, detail))
 
     # The end of the connection
 
@@ -474,27 +472,29 @@ class Exchange:
         linger = (linger or self._phase is Phase.BODY or bool(self._inbox)) and not self._client_ended
         self._drop_server(out, reset=False)
         self._phase = Phase.CLOSING
-        self._request = self._answer = None
+        self._current = None
+        self.expires = math.inf
         self._inbox = b""
         self._discarded = 0
         self._resume(out)
-        out.append(HalfCloseClient() if linger else CloseClient())
+        out.append(do.HalfCloseClient() if linger else do.CloseClient())
         self.deadline = now + (self._limits.linger_timeout if linger else self._limits.close_timeout)
 
     def _break_off(self, out: list[Command]) -> None:
         self._drop_server(out, reset=True)
         self._phase = Phase.CLOSED
-        self._request = self._answer = None
+        self._current = None
+        self.expires = math.inf
         self._inbox = b""
         self.deadline = math.inf
-        out.append(ResetClient())
+        out.append(do.ResetClient())
 
     def _drop_server(self, out: list[Command], *, reset: bool) -> None:
         if self._link not in (Link.NONE, Link.CLOSED):
             self._link = Link.CLOSED
-            out.append(ResetServer() if reset else CloseServer())
+            out.append(do.ResetServer() if reset else do.CloseServer())
 
     def _resume(self, out: list[Command]) -> None:
         if self._paused:
             self._paused = False
-            out.append(ResumeClient())
+            out.append(do.ResumeClient())

@@ -4,11 +4,20 @@
 Header values are never part of it, and no password: a target's userinfo is cut before it gets here.
 """
 
-from l7observe.flow import Flow, FlowPeer, HttpSummary, L7Type
+from typing import Final
+
+from l7observe.flow import Flow, FlowPeer, FlowType, HttpSummary, L7Type
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
 from l7proxy.commands import Record
 from l7proxy.judge import FlowPolicy, Side
 from l7proxy.sockets import Address
+
+_TCP: Final = Protocol.TCP
+_FORWARDED: Final = Verdict.FORWARDED
+_L7: Final = FlowType.L7
+_REQUEST: Final = L7Type.REQUEST
+_RESPONSE: Final = L7Type.RESPONSE
+_PROTOCOLS: Final = {1: "HTTP/1.1", 0: "HTTP/1.0", -1: ""}
 
 
 class Flows:
@@ -35,24 +44,39 @@ class Flows:
         summary = None
         if record.method or record.status:
             summary = HttpSummary(
-                record.method, record.host, record.path, record.status, decision.missing, decision.rejected
+                record.method,
+                record.host,
+                record.path,
+                record.status,
+                decision.missing,
+                decision.rejected,
+                _PROTOCOLS[record.minor],
+                record.request_bytes,
+                record.response_bytes,
             )
+        # By position: by name it takes four times as long, and this is done for every request.
         return Flow(
-            time=time,
-            layer="http",
-            verdict=record.verdict,
-            reason=record.reason,
-            direction=decision.direction,
-            protocol=Protocol.TCP,
-            source=self._peers[0],
-            destination=self._peers[1],
-            endpoint=decision.endpoint,
-            http=summary,
-            rule=decision.rule,
-            policies=decision.policies,
-            revision=self._policy.revision,
-            detail=record.detail,
-            l7_type=L7Type.RESPONSE if record.verdict == Verdict.FORWARDED else L7Type.REQUEST,
+            time,
+            "http",
+            record.verdict,
+            record.reason,
+            decision.direction,
+            _TCP,
+            self._peers[0],
+            self._peers[1],
+            decision.endpoint,
+            summary,
+            None,
+            None,
+            None,
+            _L7,
+            _RESPONSE if record.verdict == _FORWARDED else _REQUEST,
+            int(record.latency * 1e9),
+            "http",
+            decision.rule,
+            decision.policies,
+            self._policy.revision,
+            record.detail,
         )
 
 
@@ -65,6 +89,7 @@ def refused(reason: Reason, detail: str, client: Address, destination: Address, 
         reason=reason,
         direction=Direction.EGRESS,
         protocol=Protocol.TCP,
+        proxy="http",
         source=FlowPeer(client[0], client[1]),
         destination=FlowPeer(destination[0], destination[1]),
         detail=detail,

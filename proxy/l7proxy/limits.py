@@ -17,6 +17,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Until the server accepts the connection."""
     idle_timeout: float = 3600.0
     """Without a byte in either direction while a request or a tunnel is open (Cilium's request timeout)."""
+    stall_timeout: float = 300.0
+    """Without a byte of a request's body that the server would take, or of an answer that the client does not read."""
+    request_timeout: float = 3600.0
+    """From a request's head to the end of its answer, however busy both are. Not of tunnels."""
     linger_timeout: float = 2.0
     """How long the client's bytes are thrown away after a refusal, so that a reset does not overtake the answer."""
     close_timeout: float = 60.0

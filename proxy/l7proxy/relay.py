@@ -9,12 +9,14 @@ import asyncio
 import os
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, cast
 
 from l7observe.tasks import Tasks
 from l7proxy import commands as do
 from l7proxy import sockets
+from l7proxy.commands import Record, SendToClient, SendToServer
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
 from l7proxy.sockets import Address
@@ -50,7 +52,8 @@ class ClientSide(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._now = asyncio.get_running_loop().time
+        # Not the loop's time, which stands still while it works off what has arrived.
+        self._now = time.monotonic
         self._transport: asyncio.Transport | None = None
         self._server: ServerSide | None = None
         self._dialling: asyncio.Task[None] | None = None
@@ -111,7 +114,7 @@ class ClientSide(asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Time has passed."""
         exchange = self.exchange
-        if exchange is not None and (now >= exchange.deadline or exchange.tunnel):
+        if exchange is not None and (now >= exchange.deadline or now >= exchange.expires or exchange.tunnel):
             self._perform(exchange.tick(now))
 
     def drain(self) -> None:
@@ -157,42 +160,48 @@ class ClientSide(asyncio.Protocol):
     def server_slow(self, slow: bool) -> None:
         """The server reads slowly, or has caught up."""
         self._server_slow = slow
+        if self.exchange is not None:
+            self._perform(self.exchange.server_slow(slow, self._now()))
         self._read()
 
     # Commands
 
     def _perform(self, commands: Sequence[do.Command]) -> None:
         for command in commands:
-            match command:
-                case do.SendToClient():
-                    if self._transport is not None:
-                        self._transport.write(command.data)
-                case do.SendToServer():
-                    if self._server is not None:
-                        self._server.transport.write(command.data)
-                case do.Record():
-                    self._owner.report(self, command)
-                case do.Connect():
-                    self._dialling = self._owner.tasks.start(self._dial(), name=f"dial {self.destination[0]}")
-                case do.PauseClient() | do.ResumeClient():
-                    self._held = isinstance(command, do.PauseClient)
-                    self._read()
-                case do.HalfCloseServer():
-                    if self._server is not None:
-                        self._server.transport.write_eof()
-                case do.HalfCloseClient():
-                    if self._transport is not None:
-                        self._transport.write_eof()
-                case do.CloseServer() | do.ResetServer():
-                    self._drop_server(reset=isinstance(command, do.ResetServer))
-                case do.CloseClient():
-                    if self._transport is not None:
-                        self._transport.close()
-                case do.ResetClient():
-                    if self._transport is not None:
-                        self._reset(self._transport)
-                case _:
-                    raise AssertionError(f"unknown command {command!r}")
+            if isinstance(command, SendToClient):
+                if self._transport is not None:
+                    self._transport.write(command.data)
+            elif isinstance(command, SendToServer):
+                if self._server is not None:
+                    self._server.transport.write(command.data)
+            elif isinstance(command, Record):
+                self._owner.report(self, command)
+            else:
+                self._arrange(command)
+
+    def _arrange(self, command: do.Command) -> None:
+        match command:
+            case do.Connect():
+                self._dialling = self._owner.tasks.start(self._dial(), name=f"dial {self.destination[0]}")
+            case do.PauseClient() | do.ResumeClient():
+                self._held = isinstance(command, do.PauseClient)
+                self._read()
+            case do.HalfCloseServer():
+                if self._server is not None:
+                    self._server.transport.write_eof()
+            case do.HalfCloseClient():
+                if self._transport is not None:
+                    self._transport.write_eof()
+            case do.CloseServer() | do.ResetServer():
+                self._drop_server(reset=isinstance(command, do.ResetServer))
+            case do.CloseClient():
+                if self._transport is not None:
+                    self._transport.close()
+            case do.ResetClient():
+                if self._transport is not None:
+                    self._reset(self._transport)
+            case _:
+                raise AssertionError(f"unknown command {command!r}")
 
     async def _dial(self) -> None:
         try:

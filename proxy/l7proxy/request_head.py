@@ -69,14 +69,14 @@ _HEAD: Final = re.compile(
     + _TOKEN
     + rb"++:[ -~]*+\r\n)+\r\n"
 )
-"""The canonical form. ``(?(4)(?!))`` is *and group 4 has not matched before*: each of these fields is there once at most.
+"""The canonical form. ``(?(4)(?!))``: and group 4 has not matched before. Each of these fields is there once at most.
 
 Not possessive as a whole: Python 3.11.2 cannot have groups inside of a possessive repetition (its issue 101955).
 """
 
 _REMEMBERED: Final = 1024
 _REMEMBERED_SIZE: Final = 1024
-"""A client mostly sends the head that it sent before. At most a megabyte of heads is remembered; longer ones are not."""
+"""A client mostly sends the head that it sent before. A megabyte of heads is remembered at most, and no longer ones."""
 
 _METHOD_FIRST: Final = re.compile(rb"[A-Z][A-Z-]{0,31}+(?: |\Z)")
 """How every request begins, as far as it has arrived."""
@@ -123,10 +123,7 @@ def _canonical(block: bytes) -> RequestHead | None:
         if minor == b"0":
             return None
         framing = CHUNKED
-    if connection is None:
-        keep_alive = minor == b"1"
-    else:
-        keep_alive = len(connection) == len(b"keep-alive")
+    keep_alive = minor == b"1" if connection is None else len(connection) == len(b"keep-alive")
     return RequestHead(method, target, target, host, framing, keep_alive, 1 if minor == b"1" else 0, block, len(block))
 
 

@@ -113,8 +113,7 @@ class HttpServer:
             return None
         self._relays[relay] = flows.Flows(policy, client, destination)
         self._per_client[address] += 1
-        now = asyncio.get_running_loop().time()
-        return Exchange(policy, self.limits, now, self._demand)
+        return Exchange(policy, self.limits, time.monotonic(), self._demand)
 
     def report(self, relay: ClientSide, record: Record) -> None:
         """See `relay.Owner.report`."""
@@ -134,9 +133,8 @@ class HttpServer:
         self._on_flow(flows.refused(reason, detail, client, destination, time.time()))
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_TICK)
-            now = loop.time()
+            now = time.monotonic()
             for relay in list(self._relays):
                 relay.tick(now)

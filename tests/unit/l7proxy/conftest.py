@@ -97,6 +97,9 @@ class Playbook:
     def client_slow(self, slow: bool) -> list[Command]:
         return self._played(self.exchange.client_slow(slow, self.now))
 
+    def server_slow(self, slow: bool) -> list[Command]:
+        return self._played(self.exchange.server_slow(slow, self.now))
+
     def connected(self) -> list[Command]:
         return self._played(self.exchange.server_connected(self.now))
 

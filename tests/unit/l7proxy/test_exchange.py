@@ -76,6 +76,21 @@ class TestRequests:
         assert book.client(b"GET /token HTTP/1.1\r\n" + HOST + b"X-Token: wrong\r\n\r\n") == [DENIED]
         assert book.client(b"GET /token HTTP/1.1\r\n" + HOST + b"x-token: s3cret\r\n\r\n") == [Connect()]
 
+    def test_a_record_of_what_passed_tells_when_and_how_much(self, playbook: Begin) -> None:
+        book = playbook(record_forwarded=True)
+        book.client(UPLOAD + b"he")
+        book.now += 1.0
+        book.connected()
+        book.client(b"llo")
+        book.now += 1.0
+        book.server(OK[:-2])
+        book.now += 1.0
+        assert book.records == []
+        book.server(OK[-2:])
+        (record,) = book.records
+        assert (record.latency, record.request_bytes, record.response_bytes) == (2.0, 5, 5)
+        assert (record.status, record.minor) == (200, 1)
+
     def test_headers_are_changed_as_the_rules_want_and_recorded(self, playbook: Begin, world: Any) -> None:
         world.load((HttpRule(headers=(HeaderMatch("X-Team", "shop", None, Mismatch.REPLACE),)),))
         book = playbook()
@@ -332,7 +347,7 @@ class TestAnswers:
         )
         book.client(GET)
         book.client_lost()
-        assert (book.records[1].status, book.records[1].detail) == (0, "client went away before the answer")
+        assert (book.records[1].status, book.records[1].detail) == (0, "client went away before the end of the answer")
 
 
 class TestServers:
@@ -351,6 +366,35 @@ class TestServers:
         book.failed("connection refused")
         assert book.client_lost() == []
         assert [record.status for record in book.records] == [503]
+
+    def test_a_client_that_sends_its_body_too_slowly_or_never_reads_is_broken_off(self, playbook: Begin) -> None:
+        limits = Limits(stall_timeout=10, request_timeout=100)
+        book = started(playbook, UPLOAD + b"h", limits=limits)
+        assert book.after(9) == []
+        book.client(b"e")
+        assert book.after(9) == []
+        assert book.after(2)[0] == ResetServer()
+        assert book.records[0].detail == "request body stalled"
+        book = started(playbook, limits=limits)
+        book.server(OK[:-1])
+        book.client_slow(True)
+        assert book.after(11) == [ResetServer(), ResetClient()]
+        assert book.records[0].detail == "client does not read the answer"
+
+    def test_a_slow_server_is_not_the_clients_fault(self, playbook: Begin) -> None:
+        book = started(playbook, UPLOAD + b"h", limits=Limits(stall_timeout=10))
+        book.server_slow(True)
+        assert book.after(100) == []
+        book.server_slow(False)
+        assert book.after(11)[0] == ResetServer()
+
+    def test_no_request_takes_longer_than_it_may_however_busy_it_is(self, playbook: Begin) -> None:
+        book = started(playbook, CHUNKED, limits=Limits(request_timeout=10))
+        for _ in range(9):
+            assert book.after(1) == []
+            book.client(b"1\r\nx\r\n")
+        assert book.after(2)[0] == ResetServer()
+        assert book.records[0].detail == "took longer than any request may"
 
     def test_an_answer_that_stalls_is_broken_off(self, playbook: Begin) -> None:
         book = started(playbook)
