@@ -19,7 +19,7 @@ from l7agent.auditing import Auditing
 from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
 from l7agent.datapath import Datapath
-from l7agent.endpoints import Conflict, Declared, Endpoint, EndpointError, Endpoints
+from l7agent.endpoints import Conflict, Declared, Endpoint, EndpointError, Endpoints, NoSuchEndpoint
 from l7agent.history import History, Kept
 from l7agent.identities import Identities, IdentitiesExhausted
 from l7agent.kernel_state import KernelState
@@ -68,7 +68,9 @@ class Agent:
         self.endpoints = Endpoints(state / "endpoints.json")
         self.history = History(state / "revisions")
         self.identities = Identities(state / "identities.json")
-        self.compiler = Compiler(self.identities, config.enforcement)
+        self.compiler = Compiler(
+            self.identities, config.enforcement, audit=config.policy_audit_mode, label_rules=config.labels
+        )
         self.audit = AuditLog(
             Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
         )
@@ -186,10 +188,12 @@ class Agent:
     def compare(self, sources: tuple[Source, ...] | None) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
         """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
         policies = documents.load_enforced(sources if sources is not None else self.read_policy_files())
-        workloads = {endpoint.declared.name: endpoint.labels for endpoint in self.endpoints}
+        workloads = {endpoint.declared.name: self.compiler.labels_of(endpoint) for endpoint in self.endpoints}
         return (
             changes.compare(self._policies, policies),
-            changes.endpoint_changes(self._policies, policies, workloads, self.config.enforcement),
+            changes.endpoint_changes(
+                self._policies, policies, workloads, self.config.enforcement, self.compiler.ports_of(self.endpoints)
+            ),
         )
 
     @property
@@ -269,6 +273,23 @@ class Agent:
                 raise ReloadFailed(f"endpoint {declared.name!r} was not added: {error}") from error
             return endpoint
 
+    async def change_endpoint(self, key: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+        """Gives a workload other labels or options; its connections are judged again. Raises as `add_endpoint`."""
+        async with self._change:
+            before = self.endpoints.find(key)
+            if before is None:
+                raise NoSuchEndpoint(f"no endpoint {key!r}")
+            after = change(before)
+            if after == before:
+                return before
+            self.endpoints.put_back(after)
+            try:
+                await self._bring_into_force(self._policies)
+            except ReloadFailed as error:
+                self.endpoints.put_back(before)
+                raise ReloadFailed(f"endpoint {before.declared.name!r} was not changed: {error}") from error
+            return after
+
     async def remove_endpoint(self, endpoint: Endpoint) -> None:
         """Lets a workload go: it is not judged any more. Raises ReloadFailed, DatapathError."""
         async with self._change:
@@ -314,11 +335,11 @@ class Agent:
         for endpoint in gone:
             self.endpoints.remove(endpoint)
         new = []
-        numbers = {(e.declared.name, e.declared.netns, e.declared.interface): e.id for e in gone}
+        known = {(e.declared.name, e.declared.netns, e.declared.interface): e for e in gone}
         for name, declared in wanted.items():
             if self.endpoints.find(name) is None:
                 try:
-                    same = numbers.get((name, declared.netns, declared.interface))
+                    same = known.get((name, declared.netns, declared.interface))
                     new.append(self.endpoints.add(declared, same))
                 except Conflict as error:
                     _log.error("%s: %s", declared.source, error)

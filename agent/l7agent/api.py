@@ -6,6 +6,7 @@ import grp
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from l7agent import endpoints, views
 from l7agent.agent import Agent
+from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
 from l7agent.reload import ReloadFailed
 from l7agent.workload import WorkloadError
@@ -36,6 +38,21 @@ class EndpointRequest(msgspec.Struct, forbid_unknown_fields=True):
     labels: list[str]
     name: str = ""
     interface: str = ""
+    ports: list[str] = []
+    audit: bool | None = None
+
+
+class LabelsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of PATCH /v1/endpoints/{id or name}/labels."""
+
+    add: list[str] = []
+    delete: list[str] = []
+
+
+class ConfigRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of PATCH /v1/endpoints/{id or name}/config. None: as declared and configured."""
+
+    audit: bool | None
 
 
 class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -88,6 +105,8 @@ def problems() -> Iterator[None]:
         raise Problem(422, "the policies are invalid; nothing was changed", "", views.problems(error)) from error
     except endpoints.Conflict as error:
         raise Problem(409, str(error)) from error
+    except endpoints.NoSuchEndpoint as error:
+        raise Problem(404, str(error), "l7ctl endpoint list shows them") from error
     except endpoints.EndpointError as error:
         raise Problem(400, str(error)) from error
     except WorkloadError as error:
@@ -121,16 +140,39 @@ class Api:
 
     async def add_endpoint(self, request: Request) -> Response:
         wanted = await body(request, EndpointRequest)
-        declared = endpoints.declare(wanted.netns, wanted.labels, wanted.name, wanted.interface)
+        declared = endpoints.declare(
+            wanted.netns, wanted.labels, wanted.name, wanted.interface, ports=wanted.ports, audit=wanted.audit
+        )
         endpoint = await self._agent.add_endpoint(declared)
         return reply(views.endpoint(self._agent, endpoint), 201)
 
-    async def remove_endpoint(self, request: Request) -> Response:
-        endpoint = self._agent.endpoints.find(request.path_params["key"])
+    def _endpoint(self, key: str) -> Endpoint:
+        endpoint = self._agent.endpoints.find(key)
         if endpoint is None:
-            raise Problem(404, f"no endpoint {request.path_params['key']!r}", "l7ctl endpoint list shows them")
-        await self._agent.remove_endpoint(endpoint)
+            raise endpoints.NoSuchEndpoint(f"no endpoint {key!r}")
+        return endpoint
+
+    async def endpoint(self, request: Request) -> Response:
+        return reply(views.endpoint(self._agent, self._endpoint(request.path_params["key"])))
+
+    async def remove_endpoint(self, request: Request) -> Response:
+        await self._agent.remove_endpoint(self._endpoint(request.path_params["key"]))
         return Response(status_code=204)
+
+    async def relabel_endpoint(self, request: Request) -> Response:
+        wanted = await body(request, LabelsRequest)
+        changed = await self._agent.change_endpoint(
+            request.path_params["key"],
+            lambda one: replace(one, declared=endpoints.relabelled(one.declared, wanted.add, wanted.delete)),
+        )
+        return reply(views.endpoint(self._agent, changed))
+
+    async def configure_endpoint(self, request: Request) -> Response:
+        wanted = await body(request, ConfigRequest)
+        changed = await self._agent.change_endpoint(
+            request.path_params["key"], lambda one: replace(one, audit=wanted.audit)
+        )
+        return reply(views.endpoint(self._agent, changed))
 
     async def identities(self, _: Request) -> Response:
         return reply(views.identities(self._agent))
@@ -165,10 +207,7 @@ class Api:
 
     async def bpf_policy(self, request: Request) -> Response:
         key = request.query_params.get("endpoint", "")
-        endpoint = self._agent.endpoints.find(key) if key else None
-        if key and endpoint is None:
-            raise Problem(404, f"no endpoint {key!r}", "l7ctl endpoint list shows them")
-        return reply(views.bpf_policy(self._agent, endpoint))
+        return reply(views.bpf_policy(self._agent, self._endpoint(key) if key else None))
 
     async def bpf_ipcache(self, _: Request) -> Response:
         return reply(views.bpf_ipcache(self._agent))
@@ -198,6 +237,9 @@ class Api:
                 route("GET", "status", self.status),
                 route("GET", "endpoints", self.endpoints),
                 route("POST", "endpoints", self.add_endpoint),
+                route("PATCH", "endpoints/{key:path}/labels", self.relabel_endpoint),
+                route("PATCH", "endpoints/{key:path}/config", self.configure_endpoint),
+                route("GET", "endpoints/{key:path}", self.endpoint),
                 route("DELETE", "endpoints/{key:path}", self.remove_endpoint),
                 route("GET", "identities", self.identities),
                 route("GET", "rules", self.rules),

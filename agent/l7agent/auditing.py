@@ -80,7 +80,7 @@ class Auditing:
         return Flow(
             time=self._boot + event.time_ns / 1e9,
             layer="packet",
-            type=FlowType.DROP,
+            type=FlowType.POLICY_VERDICT if event.verdict == Verdict.AUDIT else FlowType.DROP,
             verdict=Verdict(event.verdict),
             reason=reason,
             direction=Direction(event.direction),

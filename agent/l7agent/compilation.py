@@ -18,7 +18,8 @@ from l7agent.endpoints import Endpoint
 from l7agent.identities import RESERVED, Identities
 from l7policy import ids, resolve
 from l7policy.ids import EndpointId, IdentityId
-from l7policy.model import EndpointPolicy, FqdnPeer, Labels, Origin
+from l7policy.labelfilter import identity_labels
+from l7policy.model import EndpointPolicy, FqdnPeer, Labels, NamedPort, Origin
 from l7policy.policydoc import Policy
 from l7policy.resolve import Mode
 from l7policy.resolver import Digest, PolicyKey, Resolver, Row, Workload, keyed
@@ -56,6 +57,7 @@ class _Inputs:
 
     policies: dict[PolicyKey, Policy] = field(default_factory=dict)
     workloads: dict[EndpointId, Workload] = field(default_factory=dict)
+    ports: dict[Labels, tuple[NamedPort, ...]] = field(default_factory=dict)
     identities: dict[IdentityId, Labels] = field(default_factory=dict)
 
 
@@ -75,14 +77,37 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:
 class Compiler:
     """Keeps what is resolved, so that a change costs what it changes."""
 
-    def __init__(self, identities: Identities, mode: Mode = Mode.DEFAULT) -> None:
+    def __init__(
+        self,
+        identities: Identities,
+        mode: Mode = Mode.DEFAULT,
+        *,
+        audit: bool = False,
+        label_rules: tuple[str, ...] = (),
+    ) -> None:
+        """`audit`: of endpoints of which nothing else was said. `label_rules`: see `l7policy.labelfilter`."""
         self._identities = identities
+        self._audit = audit
+        self._label_rules = label_rules
         self._resolver = Resolver(mode)
         self._current = _Inputs()
         self._pending: _Inputs | None = None
         self._origins: dict[Digest, tuple[EndpointPolicy, dict[int, Origin]]] = {}
         self._ranges: tuple[tuple[Policy, ...], dict[str, Labels], tuple[FqdnPeer, ...]] = ((), {}, ())
         """Of the policies seen last: their prefixes with labels, and their names."""
+
+    def labels_of(self, endpoint: Endpoint) -> Labels:
+        """Those of an endpoint's labels that count: policies know no others."""
+        return identity_labels(endpoint.labels, self._label_rules)
+
+    def ports_of(self, endpoints: Iterable[Endpoint]) -> dict[Labels, tuple[NamedPort, ...]]:
+        """Named ports by the labels of those that have them."""
+        found: dict[Labels, tuple[NamedPort, ...]] = {}
+        for endpoint in endpoints:
+            if own := endpoint.declared.ports:
+                labels = self.labels_of(endpoint)
+                found[labels] = tuple(dict.fromkeys((*found.get(labels, ()), *own)))
+        return found
 
     def compile(
         self, policies: tuple[Policy, ...], endpoints: Iterable[Endpoint], node_addresses: Iterable[str]
@@ -92,6 +117,7 @@ class Compiler:
         numbered: dict[IdentityId, Labels] = dict(RESERVED)
         prefixes: dict[str, IdentityId] = {}
         workloads: dict[EndpointId, Workload] = {}
+        endpoints = tuple(endpoints)
 
         if self._ranges[0] is not policies:
             cidrs = resolve.prefix_identity_labels(resolve.cidrs(policies))
@@ -105,16 +131,16 @@ class Compiler:
         for address in node_addresses:
             prefixes[host_prefix(address)] = ids.HOST
         for endpoint in endpoints:
-            labels = endpoint.labels
+            labels = self.labels_of(endpoint)
             identity = self._identities.workload(labels)
             numbered[identity] = labels
             endpoint_identities[endpoint.id] = identity
-            workloads[endpoint.id] = Workload(labels)
+            workloads[endpoint.id] = Workload(labels, endpoint.declared.ports, endpoint.audited(self._audit))
             if endpoint.attachment is not None:
                 for address in endpoint.attachment.addresses:
                     prefixes[host_prefix(address)] = identity
 
-        rows = self._begin(_Inputs(keyed(policies), workloads, numbered))
+        rows = self._begin(_Inputs(keyed(policies), workloads, self.ports_of(endpoints), numbered))
         tables = dict(self._resolver.policies())
         return Compiled(
             policies=policies,
@@ -145,6 +171,7 @@ class Compiler:
         self._resolver.update(
             policies=changed(pending.policies, self._current.policies),
             endpoints=changed(pending.workloads, self._current.workloads),
+            ports=changed(pending.ports, self._current.ports),
             identities=dict.fromkeys(pending.identities.keys() - self._current.identities.keys()),
         )
 
@@ -156,6 +183,7 @@ class Compiler:
         second = self._resolver.update(
             policies=changed(current.policies, wanted.policies),
             endpoints=changed(current.workloads, wanted.workloads),
+            ports=changed(current.ports, wanted.ports),
         )
         return [*first.rows, *second.rows]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from l7policy import yamltree
+from l7policy import labelfilter, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.resolve import Mode
 
@@ -90,6 +90,10 @@ class Config(Section, frozen=True):
     uplinks: Literal["auto"] | list[str] = "auto"
     enforcement: Mode = Mode.DEFAULT
     """Whom policy is enforced for: endpoints that a policy selects, all endpoints, or nobody."""
+    policy_audit_mode: bool = False
+    """What policy denies passes, and is recorded as AUDIT; an endpoint may say otherwise for itself."""
+    labels: tuple[str, ...] = ()
+    """Rules beside Cilium's own for the labels that count for a workload's identity (`l7policy.labelfilter`)."""
     http_workers: Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=8)] = "auto"
     attach: Literal["auto", "tcx", "tc"] = "auto"
     """``tcx``, ``tc``, or ``auto``: TCX links where the kernel has them (6.6), else the clsact qdisc."""
@@ -137,4 +141,8 @@ def parse(path: str, text: str) -> Config:
                 ipaddress.ip_network(prefix)
             except ValueError as error:
                 raise ConfigError(f"{path}: dns.{key}: {error}; write it as 192.0.2.0/24") from error
+    try:
+        labelfilter.check(config.labels)
+    except ValueError as error:
+        raise ConfigError(f"{path}: labels: {error}") from error
     return config

@@ -13,10 +13,15 @@ from l7agent.workload import Attachment
 from l7policy import yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.ids import EndpointId
-from l7policy.labels import LabelError, workload_labels
-from l7policy.model import Labels
+from l7policy.labels import LabelError, split, workload_label, workload_labels
+from l7policy.model import Labels, NamedPort
+from l7policy.scalars import is_port_name, port_number
+from l7policy.verdict import Protocol
 
 MAX_ENDPOINTS: Final = 65535
+MAX_PORTS: Final = 256
+"""Named ports of one endpoint."""
+_PROTOCOLS: Final = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
 
 
 class EndpointError(Exception):
@@ -25,6 +30,10 @@ class EndpointError(Exception):
 
 class Conflict(EndpointError):
     """The name or the namespace is taken."""
+
+
+class NoSuchEndpoint(EndpointError):
+    """Nothing is known by this name or number."""
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -37,6 +46,10 @@ class Declared(msgspec.Struct, frozen=True):
     interface: str = ""
     source: str = "command"
     """``command``, or the file it was read from."""
+    ports: tuple[NamedPort, ...] = ()
+    """Ports that policies may call by name."""
+    audit: bool | None = None
+    """Whether what its policy denies passes and is recorded; None: as the node's configuration says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,13 @@ class Endpoint:
     """None while its namespace or interface does not exist."""
     message: str = ""
     """Why it is not ready."""
+    audit: bool | None = None
+    """What a later command said of `Declared.audit`, which it outlives."""
+
+    def audited(self, by_default: bool) -> bool:
+        """Whether what its policy denies passes: as a command said, else the declaration, else the configuration."""
+        said = self.declared.audit if self.audit is None else self.audit
+        return by_default if said is None else said
 
     @property
     def labels(self) -> Labels:
@@ -65,6 +85,7 @@ class Endpoint:
 
 class _Saved(msgspec.Struct):
     endpoints: dict[Annotated[int, msgspec.Meta(ge=1, le=MAX_ENDPOINTS)], Declared]
+    audit: dict[int, bool] = {}
 
 
 class _FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,9 +93,20 @@ class _FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: dict[str, str] | list[str]
     name: str = ""
     interface: str = ""
+    ports: list[str] = []
+    audit: bool | None = None
 
 
-def declare(netns: str, labels: list[str], name: str = "", interface: str = "", source: str = "command") -> Declared:
+def declare(
+    netns: str,
+    labels: list[str],
+    name: str = "",
+    interface: str = "",
+    source: str = "command",
+    *,
+    ports: list[str] | None = None,
+    audit: bool | None = None,
+) -> Declared:
     """Checks what was said and puts it in canonical form. Raises EndpointError."""
     if not netns or "\0" in netns or ("/" in netns and not netns.startswith("/")):
         raise EndpointError(f"{netns!r} is neither the name of a network namespace nor an absolute path to one")
@@ -89,7 +121,62 @@ def declare(netns: str, labels: list[str], name: str = "", interface: str = "", 
         raise EndpointError(
             f"{chosen!r} cannot name an endpoint: letters, digits, '-', '_', '.' and '/', not only digits"
         )
-    return Declared(chosen, netns, tuple(sorted(canonical)), interface, source)
+    return Declared(chosen, netns, tuple(sorted(canonical)), interface, source, _named_ports(ports or []), audit)
+
+
+def _named_ports(texts: list[str]) -> tuple[NamedPort, ...]:
+    found = tuple(dict.fromkeys(map(_named_port, texts)))
+    for port in found:
+        others = [other.port for other in found if (other.name, other.protocol) == (port.name, port.protocol)]
+        if len(others) > 1:
+            raise EndpointError(
+                f"port {port.name} of {port.protocol.name} has two numbers, {others[0]} and {others[1]}"
+            )
+    if len(found) > MAX_PORTS:
+        raise EndpointError(f"{len(found)} named ports are more than {MAX_PORTS}")
+    return found
+
+
+def _named_port(text: str) -> NamedPort:
+    name, equals, rest = text.partition("=")
+    number, slash, protocol = rest.partition("/")
+    if not equals or (slash and protocol.upper() not in _PROTOCOLS):
+        raise EndpointError(f"{text[:80]!r} names no port; write NAME=NUMBER/TCP, /UDP or /SCTP: http=8080/TCP")
+    if not is_port_name(name):
+        raise EndpointError(
+            f"{name[:80]!r} cannot name a port: at most 15 letters, digits and single '-', one letter at least"
+        )
+    try:
+        return NamedPort(name, _PROTOCOLS[protocol.upper() or "TCP"], port_number(number))
+    except ValueError as error:
+        raise EndpointError(f"port {text[:80]!r}: {error}") from error
+
+
+def port_text(port: NamedPort) -> str:
+    """``http=8080/TCP``."""
+    return f"{port.name}={port.port}/{port.protocol.name}"
+
+
+def relabelled(declared: Declared, add: list[str], delete: list[str]) -> Declared:
+    """The same workload with other labels: those of `add`, in place of others of the same key, and none of `delete`.
+
+    What is deleted is named by key, or as ``key=value``. Raises EndpointError.
+    """
+    if declared.source != "command":
+        raise Conflict(f"{declared.name!r} is declared in {declared.source}: change its labels there, and send SIGHUP")
+    kept = {split(label)[0]: label for label in declared.labels}
+    try:
+        for text in delete:
+            label = workload_label(text)
+            key = split(label)[0]
+            if key not in kept or ("=" in text and kept[key] != label):
+                raise EndpointError(f"{declared.name!r} has no label {text[:80]!r}")
+            del kept[key]
+        kept.update({split(label)[0]: label for label in map(workload_label, add)})
+    except LabelError as error:
+        raise EndpointError(str(error)) from error
+    again = declare(declared.netns, sorted(kept.values()), declared.name, declared.interface)
+    return msgspec.structs.replace(declared, labels=again.labels)
 
 
 def read_folder(folder: Path) -> tuple[Declared, ...]:
@@ -107,7 +194,17 @@ def read_folder(folder: Path) -> tuple[Declared, ...]:
                 for entry in entries:
                     labels = entry.labels
                     texts = [f"{k}={v}" for k, v in labels.items()] if isinstance(labels, dict) else labels
-                    found.append(declare(entry.netns, texts, entry.name, entry.interface, str(path)))
+                    found.append(
+                        declare(
+                            entry.netns,
+                            texts,
+                            entry.name,
+                            entry.interface,
+                            str(path),
+                            ports=entry.ports,
+                            audit=entry.audit,
+                        )
+                    )
         except PolicyErrors as error:
             raise EndpointError(str(error)) from error
         except EndpointError as error:
@@ -128,7 +225,10 @@ class Endpoints:
         """Reads what an earlier agent saved at `path`. Raises StateError."""
         self._path = path
         saved = statefile.load(path, _Saved) or _Saved({})
-        self._all = {EndpointId(n): Endpoint(EndpointId(n), declared) for n, declared in saved.endpoints.items()}
+        self._all = {
+            EndpointId(n): Endpoint(EndpointId(n), declared, audit=saved.audit.get(n))
+            for n, declared in saved.endpoints.items()
+        }
         self._by_address: dict[str, Endpoint] = {}
         self._newest = max(self._all, default=0)
 
@@ -152,21 +252,25 @@ class Endpoints:
         """By one of its addresses."""
         return self._by_address.get(address)
 
-    def add(self, declared: Declared, same: EndpointId | None = None) -> Endpoint:
-        """Numbers a new endpoint, as before if it is the `same` with other labels. Raises Conflict."""
+    def add(self, declared: Declared, same: Endpoint | None = None) -> Endpoint:
+        """Numbers a new endpoint; if it is the `same` declared anew, it keeps its number and what commands said of it.
+
+        Raises Conflict.
+        """
         for other in self._all.values():
             if other.declared.name == declared.name:
                 raise Conflict(f"an endpoint named {declared.name!r} exists already (id {other.id})")
             if (other.declared.netns, other.declared.interface) == (declared.netns, declared.interface):
                 raise Conflict(f"namespace {declared.netns!r} is endpoint {other.declared.name!r} already")
-        number = same
-        if number is None:
+        if same is not None:
+            number = same.id
+        else:
             # Not at once the number of one that has just gone: others may still mean that one.
             self._newest = self._newest % MAX_ENDPOINTS + 1
             while self._newest in self._all:
                 self._newest = self._newest % MAX_ENDPOINTS + 1
             number = EndpointId(self._newest)
-        endpoint = Endpoint(EndpointId(number), declared)
+        endpoint = Endpoint(number, declared, audit=None if same is None else same.audit)
         self._all[endpoint.id] = endpoint
         return endpoint
 
@@ -180,7 +284,7 @@ class Endpoints:
         return new
 
     def put_back(self, endpoint: Endpoint) -> None:
-        """Undoes `remove`."""
+        """Undoes `remove`, and what was changed since."""
         self._all[endpoint.id] = endpoint
         self.located(endpoint, endpoint.attachment, endpoint.message)
 
@@ -195,4 +299,5 @@ class Endpoints:
 
     def save(self) -> None:
         """Writes the declarations to disk. Raises OSError."""
-        statefile.save(self._path, _Saved({int(e.id): e.declared for e in self._all.values()}))
+        audit = {int(e.id): e.audit for e in self._all.values() if e.audit is not None}
+        statefile.save(self._path, _Saved({int(e.id): e.declared for e in self._all.values()}, audit))

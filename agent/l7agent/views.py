@@ -8,9 +8,9 @@ from typing import Any
 
 from l7agent import dataplane
 from l7agent.agent import Agent
-from l7agent.endpoints import Endpoint
+from l7agent.endpoints import Endpoint, port_text
 from l7agent.reload import Change
-from l7bpf.layouts import LAYOUT
+from l7bpf.layouts import LAYOUT, METRIC_AUDITED
 from l7policy import ids
 from l7policy.changes import Changes, EndpointChange
 from l7policy.errors import PolicyErrors
@@ -39,6 +39,8 @@ def status(agent: Agent) -> View:
         "uptime_seconds": round(time.time() - agent.started, 3),
         "revision": agent.snapshot.revision if agent.snapshot else 0,
         "enforcement": agent.config.enforcement,
+        "policy_audit_mode": agent.config.policy_audit_mode,
+        "audited_endpoints": [one.declared.name for one in agent.endpoints if _audited(agent, one)],
         "policies": len(compiled.policies) if compiled else 0,
         "endpoints": len(agent.endpoints),
         "identities": len(compiled.identities) if compiled else 0,
@@ -78,8 +80,15 @@ def status(agent: Agent) -> View:
             for reason in Reason
             if reason != Reason.NONE and reason in counters
         ],
+        "audited": {"packets": counters[METRIC_AUDITED].packets, "bytes": counters[METRIC_AUDITED].octets}
+        if METRIC_AUDITED in counters
+        else {"packets": 0, "bytes": 0},
         "events_lost": agent.kernel.events_lost(),
     }
+
+
+def _audited(agent: Agent, endpoint: Endpoint) -> bool:
+    return endpoint.audited(agent.config.policy_audit_mode)
 
 
 def endpoint(agent: Agent, endpoint: Endpoint) -> View:
@@ -100,11 +109,15 @@ def endpoint(agent: Agent, endpoint: Endpoint) -> View:
         "ifindex": attachment.ifindex if attachment else 0,
         "addresses": list(attachment.addresses) if attachment else [],
         "labels": list(endpoint.declared.labels),
+        "identity_labels": sorted(agent.compiler.labels_of(endpoint)),
+        "ports": [port_text(port) for port in endpoint.declared.ports],
         "identity": agent.compiled.endpoint_identities.get(endpoint.id, 0) if agent.compiled else 0,
         "policy_id": agent.kernel.policy_of(endpoint.id),
         "revision": agent.snapshot.revision if agent.snapshot else 0,
         "policies": list(policy.selected_by) if policy else [],
         "enforcing": enforcing,
+        "audit": _audited(agent, endpoint),
+        "audit_set": endpoint.audit if endpoint.audit is not None else endpoint.declared.audit,
         "state": endpoint.state,
         "message": endpoint.message,
         "source": endpoint.declared.source,

@@ -28,12 +28,14 @@ class Filter:
     layers: frozenset[str] = frozenset()
     endpoints: frozenset[str] = frozenset()
     reasons: frozenset[str] = frozenset()
+    verdicts: frozenset[str] = frozenset()
 
     def accepts(self, found: AuditRecord) -> bool:
         """Whether the record is wanted."""
         return (
             (not self.layers or found.layer in self.layers)
             and (not self.reasons or found.reason in self.reasons)
+            and (not self.verdicts or found.verdict in self.verdicts)
             and (not self.endpoints or not self.endpoints.isdisjoint((found.endpoint.name, str(found.endpoint.id))))
         )
 
@@ -45,7 +47,7 @@ class Filter:
 
 @click.group()
 def audit() -> None:
-    """Read the audit log: one record for everything that was denied."""
+    """Read the audit log: one record for everything that was denied, or would have been but for audit mode."""
 
 
 @audit.command()
@@ -63,6 +65,13 @@ def audit() -> None:
     metavar="NAME",
     help="POLICY_DENIED, HTTP_DENIED, DNS_DENIED… May be repeated.",
 )
+@click.option(
+    "--verdict",
+    "verdicts",
+    multiple=True,
+    type=click.Choice(["DROPPED", "AUDIT", "ERROR"], case_sensitive=False),
+    help="AUDIT: what passed only because of audit mode. May be repeated.",
+)
 @click.option("--file", type=click.Path(path_type=Path), help="The log.  [default: the configuration's]")
 @click.option("--node", is_flag=True, help="Show the node's name.")
 @output_option(("compact", "table", "json"))
@@ -74,6 +83,7 @@ def tail(
     layers: tuple[str, ...],
     endpoints: tuple[str, ...],
     reasons: tuple[str, ...],
+    verdicts: tuple[str, ...],
     file: Path | None,
     node: bool,
     output: str,
@@ -84,12 +94,13 @@ def tail(
     Examples:
       l7ctl audit tail
       l7ctl audit tail -f --layer http --endpoint web
+      l7ctl audit tail -n 1000 --verdict AUDIT -o table
       l7ctl audit tail -n 1000 -o json | jq -r .reason | sort | uniq -c
     """
     if follow and output == "table":
         raise click.UsageError("-f goes with -o compact or -o json")
     path = file or session.audit_path
-    wanted = Filter(frozenset(layers), frozenset(endpoints), frozenset(reasons))
+    wanted = Filter(frozenset(layers), frozenset(endpoints), frozenset(reasons), frozenset(verdicts))
     try:
         if not follow and not path.exists():
             raise Failure(f"{path} does not exist", "nothing was denied yet, or the log is elsewhere: --file PATH")

@@ -43,6 +43,10 @@ class Client:
         """What the agent answers to the body."""
         return self._request("POST", path, body)
 
+    def patch(self, path: str, key: str, part: str, body: object) -> Any:
+        """Changes a part of the resource `key` below `path`. What the agent answers."""
+        return self._request("PATCH", f"{path}/{quote(key, safe='')}/{part}", body)
+
     def delete(self, path: str, key: str) -> None:
         """Removes the resource `key` below `path`."""
         self._request("DELETE", f"{path}/{quote(key, safe='')}")

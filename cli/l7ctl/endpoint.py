@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`l7ctl endpoint`: the workloads of this node."""
 
+from collections.abc import Mapping
+from urllib.parse import quote
+
 import click
 
 from l7ctl import tables
@@ -11,7 +14,7 @@ from l7observe.columns import cell
 
 @click.group()
 def endpoint() -> None:
-    """List, add and remove workloads."""
+    """List, add, change and remove workloads."""
 
 
 @endpoint.command("list")
@@ -40,20 +43,44 @@ def list_(session: Session, output: str) -> None:
     metavar="KEY=VALUE",
     help="What policies select it by: at least one. May be repeated.",
 )
+@click.option(
+    "--port",
+    "ports",
+    multiple=True,
+    metavar="NAME=NUMBER/TCP",
+    help="A port that policies call by name. May be repeated.",
+)
+@click.option(
+    "--audit/--no-audit",
+    default=None,
+    help="Whether what its policy denies passes, and is only recorded.  [default: key policy_audit_mode]",
+)
 @click.option("--name", default="", help="What people call it.  [default: the namespace's name]")
 @click.option("--interface", default="", help="Its interface on the node's side.  [default: found by itself]")
 @output_option(("table", "json", "yaml"))
 @pass_session
-def add(session: Session, netns: str, labels: tuple[str, ...], name: str, interface: str, output: str) -> None:
+def add(
+    session: Session,
+    netns: str,
+    labels: tuple[str, ...],
+    ports: tuple[str, ...],
+    audit: bool | None,
+    name: str,
+    interface: str,
+    output: str,
+) -> None:
     """Put a network namespace under policy.
 
     \b
     Examples:
       l7ctl endpoint add --netns blue --label app=web --label tier=front
       l7ctl endpoint add --netns /proc/4711/ns/net --label app=db --name db
+      l7ctl endpoint add --netns blue --label app=web --port http=8080/TCP --audit
     """
-    body = {"netns": netns, "labels": list(labels)}
-    body |= {key: text for key, text in (("name", name), ("interface", interface)) if text}
+    body: dict[str, object] = {"netns": netns, "labels": list(labels)}
+    body |= {key: said for key, said in (("name", name), ("interface", interface), ("ports", list(ports))) if said}
+    if audit is not None:
+        body["audit"] = audit
     added = session.client.post("/endpoints", body)
     if output != "table":
         value(added, output)
@@ -64,6 +91,101 @@ def add(session: Session, netns: str, labels: tuple[str, ...], name: str, interf
     )
     if added.get("message"):
         line(f"  {cell(added['message'])}")
+    if added.get("audit"):
+        line(f"  {_AUDITED}")
+
+
+@endpoint.command()
+@click.argument("name", metavar="ID|NAME")
+@output_option(("table", "json", "yaml"))
+@pass_session
+def get(session: Session, name: str, output: str) -> None:
+    """Show one workload, with everything that is known of it.
+
+    \b
+    Examples:
+      l7ctl endpoint get blue
+      l7ctl endpoint get 3 -o json | jq .audit
+    """
+    found = session.client.get(f"/endpoints/{quote(name, safe='')}")
+    if output != "table":
+        value(found, output)
+        return
+    for column in tables.ENDPOINTS:
+        line(f"{column.header:16} {cell(column.value(found))}")
+    if found.get("audit"):
+        line(_AUDITED)
+
+
+@endpoint.command()
+@click.argument("name", metavar="ID|NAME")
+@click.option("-a", "--add", "added", multiple=True, metavar="KEY=VALUE", help="Set a label. May be repeated.")
+@click.option("-d", "--delete", "deleted", multiple=True, metavar="KEY", help="Take a label away. May be repeated.")
+@output_option(("table", "json", "yaml"))
+@pass_session
+def labels(session: Session, name: str, added: tuple[str, ...], deleted: tuple[str, ...], output: str) -> None:
+    """Give a workload other labels, or show those it has.
+
+    The policies that then select it are in force when the command ends, for established connections too. The labels of
+    a workload that a file in endpoints.d declares are changed in that file.
+
+    \b
+    Examples:
+      l7ctl endpoint labels blue
+      l7ctl endpoint labels blue -a tier=front -d team
+    """
+    if added or deleted:
+        found = session.client.patch("/endpoints", name, "labels", {"add": list(added), "delete": list(deleted)})
+    else:
+        found = session.client.get(f"/endpoints/{quote(name, safe='')}")
+    if output != "table":
+        value(found["labels"], output)
+        return
+    for label in found["labels"]:
+        counts = "" if label in found["identity_labels"] else "  (does not count: policies do not know it)"
+        line(f"{cell(label)}{counts}")
+
+
+@endpoint.command()
+@click.argument("name", metavar="ID|NAME")
+@click.argument("options", metavar="[OPTION=VALUE]…", nargs=-1)
+@output_option(("table", "json", "yaml"))
+@pass_session
+def config(session: Session, name: str, options: tuple[str, ...], output: str) -> None:
+    """Set an option of a workload, or show them. It stays when the daemon is restarted.
+
+    \b
+    PolicyAuditMode=Enabled    what its policy denies passes, and is recorded with verdict AUDIT
+    PolicyAuditMode=Disabled   what its policy denies is denied
+    PolicyAuditMode=Default    as the workload was declared, else as the configuration says (policy_audit_mode)
+
+    \b
+    Examples:
+      l7ctl endpoint config blue
+      l7ctl endpoint config blue PolicyAuditMode=Enabled
+    """
+    if options:
+        found = session.client.patch("/endpoints", name, "config", {"audit": _audit_mode(options)})
+    else:
+        found = session.client.get(f"/endpoints/{quote(name, safe='')}")
+    mode = "Enabled" if found["audit"] else "Disabled"
+    if output == "table":
+        line(f"PolicyAuditMode  {mode}{' (by default)' if found['audit_set'] is None else ''}")
+    else:
+        value({"PolicyAuditMode": mode}, output)
+
+
+_AUDITED = "audit mode: what its policy denies PASSES and is only recorded"
+_AUDIT_MODES: Mapping[str, bool | None] = {"enabled": True, "disabled": False, "default": None}
+
+
+def _audit_mode(options: tuple[str, ...]) -> bool | None:
+    """What the options come to: the last one counts."""
+    for option in options:
+        key, _, mode = option.partition("=")
+        if key.lower() != "policyauditmode" or mode.lower() not in _AUDIT_MODES:
+            raise click.UsageError(f"{option!r}: the one option is PolicyAuditMode=Enabled, =Disabled or =Default")
+    return _AUDIT_MODES[options[-1].partition("=")[2].lower()]
 
 
 @endpoint.command()

@@ -53,6 +53,7 @@ def _describe(answer: Mapping[str, Any]) -> None:
         "Datapath",
         f"layout {datapath.get('layout')}, attached by {datapath.get('attach')}, pinned at {datapath.get('pins')}",
     )
+    _row("Enforcement", _enforcement(answer))
     _row("Audit log", f"{audit.get('path')}: {audit.get('written')} written, {audit.get('lost')} lost")
     if answer.get("policy_load_error"):
         _warn("The policy files were not loaded; the revision above stays in force:", answer["policy_load_error"])
@@ -62,10 +63,19 @@ def _describe(answer: Mapping[str, Any]) -> None:
         _warn("The audit log could not be written:", audit["error"])
     if answer.get("events_lost"):
         _warn("Drops that are in no audit record (the kernel's ring was full):", str(answer["events_lost"]))
+    if audited := answer.get("audited_endpoints"):
+        share = f"{len(audited)} of {count(answer.get('endpoints', 0), 'endpoint')}"
+        _warn(f"Audit mode: what policy denies PASSES and is only recorded, for {share}:", ", ".join(audited))
     for title, columns, key in _TABLES:
         if answer.get(key):
             line(f"\n{title}")
             table(columns, answer[key], indent=2)
+
+
+def _enforcement(answer: Mapping[str, Any]) -> str:
+    passed = answer.get("audited", {}).get("packets", 0)
+    text = f"{answer.get('enforcement')}, policy audit mode {'on' if answer.get('policy_audit_mode') else 'off'}"
+    return f"{text}, {count(passed, 'audited packet')} reported" if passed else text
 
 
 _COUNTED = (("policies", "policy"), ("endpoints", "endpoint"), ("identities", "identity"))
@@ -77,7 +87,7 @@ _TABLES = (
 
 
 def _row(name: str, text: str) -> None:
-    line(f"{name:<11}{printable(text)}")
+    line(f"{name:<12}{printable(text)}")
 
 
 def _warn(sentence: str, text: str) -> None:

@@ -284,6 +284,7 @@ COLUMNS: Final = Columns[AuditRecord](
     Column("source", "SOURCE", "Workload or address, and port", lambda record: record.source.where),
     Column("destination", "DESTINATION", "Workload or address, and port", lambda record: record.destination.where),
     Column("what", "WHAT", "The request, the query or the protocol", _what, width=60),
+    Column("verdict", "VERDICT", "DROPPED, ERROR, or AUDIT for what passed", lambda record: record.verdict),
     Column("reason", "REASON", "Why, by name", lambda record: record.reason),
     Column("because", "RULE", "The rule that denies, or the policies that do not allow it", _because),
     Column("revision", "REVISION", "Of the rule set", lambda record: record.revision, justify="right", default=False),

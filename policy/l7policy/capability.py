@@ -22,15 +22,14 @@ _NOT_ENFORCED: Final = "is not enforced by this version of l7d"
 _HINT: Final = "rules check, explain and test understand it; l7d loads no policy that it would enforce by halves"
 
 
-def unsupported(policies: Iterable[Policy], *, named_ports: bool = False) -> tuple[PolicyError, ...]:
-    """Everything that would not be enforced as written, at the place of its rule. `named_ports`: whether
-    `resolve.endpoint_policy` is given the ports that workloads have names for."""
+def unsupported(policies: Iterable[Policy]) -> tuple[PolicyError, ...]:
+    """Everything that would not be enforced as written, at the place of its rule."""
     found: list[PolicyError] = []
     for policy in policies:
         here = Origin(policy.name, policy.part, policy.file, policy.line, policy.column)
         found.extend(_error(here, what) for what in _of_subject(policy))
         for rule in policy.rules:
-            found.extend(_error(rule.origin, what) for what in _of_rule(rule, named_ports=named_ports))
+            found.extend(_error(rule.origin, what) for what in _of_rule(rule))
     return tuple(sorted(set(found)))
 
 
@@ -44,15 +43,11 @@ def _of_subject(policy: Policy) -> Iterator[str]:
     yield from _reserved(policy.subject)
 
 
-def _of_rule(rule: Rule, *, named_ports: bool) -> Iterator[str]:
+def _of_rule(rule: Rule) -> Iterator[str]:
     for peer in rule.peers or ():
         yield from _of_peer(peer)
     if rule.server_names is not None:
         yield "serverNames"
-    if not named_ports:
-        for port in rule.ports:
-            if port.name:
-                yield f"the port named {port.name}"
 
 
 def _of_peer(peer: Peer) -> Iterator[str]:

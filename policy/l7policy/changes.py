@@ -6,11 +6,11 @@ Compares meaning: a policy that only moved in its file, or got another comment, 
 This module may not load, resolve labels of its own or write. It decides nothing, so it has no failure verdict.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from l7policy.model import EndpointPolicy, Frozen, Labels, Origin, Rule
+from l7policy.model import EndpointPolicy, Frozen, Labels, NamedPort, Origin, Rule
 from l7policy.policydoc import Policy
 from l7policy.resolve import Mode, endpoint_policy
 from l7policy.verdict import Direction
@@ -61,8 +61,11 @@ def endpoint_changes(
     after: tuple[Policy, ...],
     endpoints: Mapping[str, Labels],
     mode: Mode = Mode.DEFAULT,
+    ports: Mapping[Labels, Collection[NamedPort]] | None = None,
 ) -> tuple[EndpointChange, ...]:
     """Which of `endpoints` (name to labels) would be judged otherwise, by name and direction.
+
+    `ports` are the named ports of workloads, by their labels.
 
     Endpoints with equal labels are resolved once.
     """
@@ -71,7 +74,8 @@ def endpoint_changes(
     for name, labels in sorted(endpoints.items()):
         if labels not in by_labels:
             by_labels[labels] = _compare_policies(
-                endpoint_policy(before, labels, mode=mode), endpoint_policy(after, labels, mode=mode)
+                endpoint_policy(before, labels, mode=mode, cluster_ports=ports),
+                endpoint_policy(after, labels, mode=mode, cluster_ports=ports),
             )
         changes.extend(EndpointChange(name, *change) for change in by_labels[labels])
     return tuple(changes)

@@ -88,8 +88,8 @@ def build(gate: Gate, name: str, address: str, *, v6: bool = False) -> Namespace
     return namespace
 
 
-def open_(namespace: Namespace, address: str) -> bool:
-    return traffic.connect(namespace, address, 80, timeout=0.4).open
+def open_(namespace: Namespace, address: str, port: int = 80) -> bool:
+    return traffic.connect(namespace, address, port, timeout=0.4).open
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +287,80 @@ def test_cleanup_takes_away_the_file_system_that_the_daemon_mounted(unstarted_ga
     assert (done.returncode, done.stderr) == (0, "")
     assert str(pins) not in Path("/proc/self/mounts").read_text()
     assert not pins.exists()
+
+
+NAMED = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: by-name, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: batch}}
+  egress:
+  - toEndpoints: [{matchLabels: {app: backend}}]
+    toPorts: [{ports: [{port: orders, protocol: TCP}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: by-name-too, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  ingress:
+  - ports: [{port: orders, protocol: TCP}]
+"""
+
+
+def test_ports_are_called_by_the_names_that_their_workloads_give_them(unstarted_gate: Callable[..., Gate]) -> None:
+    gate = unstarted_gate(policies={"named.yaml": NAMED})
+    gate.start()
+    lab = gate.lab
+    gate.add(lab.batch)
+    labels = ("--label=app=backend", "--label=io.kubernetes.pod.namespace=shop")
+    add = ("endpoint", "add", "--netns", lab.backend.namespace.name, "--name", "backend", *labels)
+    gate.must(*add)
+    assert not open_(lab.batch.namespace, lab.backend.v4, 8080)
+    gate.must("endpoint", "remove", "backend")
+    gate.must(*add, "--port", "orders=8080/TCP")
+    assert open_(lab.batch.namespace, lab.backend.v4, 8080)
+    assert not open_(lab.batch.namespace, lab.backend.v4, 22)
+    gate.must("endpoint", "remove", "backend")
+    gate.must(*add, "--port", "orders=22/TCP")
+    assert not open_(lab.batch.namespace, lab.backend.v4, 8080)
+    assert "orders=22/TCP" in gate.must("endpoint", "get", "backend").out
+
+
+def test_new_labels_bring_other_policies_and_end_what_these_deny(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate()
+    gate.write("50-locked.yaml", LOCKED)
+    gate.must("rules", "reload")
+    batch, before = gate.lab.batch.namespace, endpoint(gate, "batch")
+    assert open_(batch, IN_CIDR)
+    gate.must("endpoint", "labels", "batch", "-a", "app=unknown", "-a", "tier=back")
+    now = endpoint(gate, "batch")
+    assert (now["id"], now["policies"], now["enforcing"]) == (before["id"], [], "none")
+    assert now["identity"] != before["identity"]
+    assert open_(batch, UNNAMED)
+    gate.must("endpoint", "labels", "batch", "-a", "app=locked", "-d", "tier")
+    assert endpoint(gate, "batch")["policies"] == ["shop/locked"]
+    assert not open_(batch, UNNAMED)
+    gate.kill_agent()
+    gate.start()
+    assert endpoint(gate, "batch")["policies"] == ["shop/locked"]
+    refused = gate.ctl("endpoint", "labels", "batch", "-d", "nothing")
+    assert (refused.code, "has no label 'nothing'" in refused.err) == (1, True)
+    assert gate.ctl("endpoint", "labels", "nobody", "-d", "a").code == 1
+    path = declared(gate, "early", gate.lab.node.namespace.name.removesuffix("node") + "early")
+    hang_up(gate)
+    wait_state(gate, "early", "waiting")
+    refused = gate.ctl("endpoint", "labels", "early", "-a", "a=b")
+    assert (refused.code, str(path) in refused.err) == (1, True)
+
+
+def test_labels_that_do_not_count_select_nothing_and_share_an_identity(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate(settings={"labels": ["k8s:app"]})
+    gate.must("endpoint", "labels", "batch", "-a", "team=a")
+    gate.must("endpoint", "labels", "frontend", "-a", "app=batch")
+    batch, frontend = endpoint(gate, "batch"), endpoint(gate, "frontend")
+    assert batch["identity"] == frontend["identity"]
+    assert "k8s:team=a" in batch["labels"]
+    assert "k8s:team=a" not in batch["identity_labels"]
+    assert "k8s:team=a  (does not count" in gate.must("endpoint", "labels", "batch").out

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Declared workloads: names, files, conflicts, restarts."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,4 +102,84 @@ def test_a_removal_can_be_undone_and_other_labels_keep_the_number(tmp_path: Path
     table.put_back(web)
     assert (table.find("web"), table.at("192.0.2.5")) == (web, web)
     table.remove(web)
-    assert table.add(endpoints.declare("web", ["app=other"]), web.id).id == web.id
+    assert table.add(endpoints.declare("web", ["app=other"]), web).id == web.id
+
+
+def test_named_ports_are_read_in_one_form() -> None:
+    declared = endpoints.declare("web", ["app=web"], ports=["http=8080", "dns=53/udp", "http=8080/TCP"])
+    assert [endpoints.port_text(port) for port in declared.ports] == ["http=8080/TCP", "dns=53/UDP"]
+
+
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [
+        (["8080"], "'8080' names no port; write NAME=NUMBER/TCP"),
+        (["http=8080/ICMP"], "names no port"),
+        (["http=0"], "'0' is not a port"),
+        (["http=x/TCP"], "'x' is not a port"),
+        (["8080=8080"], "'8080' cannot name a port"),
+        (["-a=1"], "'-a' cannot name a port"),
+        (["http=1", "http=2/TCP"], "port http of TCP has two numbers, 1 and 2"),
+        ([f"p{number}={number}" for number in range(1, 258)], "257 named ports are more than 256"),
+    ],
+)
+def test_ports_that_are_none_are_refused(ports: list[str], message: str) -> None:
+    with pytest.raises(EndpointError, match=re.escape(message)):
+        endpoints.declare("web", ["app=web"], ports=ports)
+
+
+@pytest.mark.parametrize(
+    ("add", "delete", "labels"),
+    [
+        (["tier=front"], [], {"k8s:app=web", "k8s:tier=front"}),
+        (["app=other"], [], {"k8s:app=other"}),
+        (["k8s:app=other"], ["app"], {"k8s:app=other"}),
+        (["tier=front"], ["k8s:app=web"], {"k8s:tier=front"}),
+        (["container:app=x"], [], {"k8s:app=web", "container:app=x"}),
+    ],
+)
+def test_labels_change_by_key(add: list[str], delete: list[str], labels: set[str]) -> None:
+    changed = endpoints.relabelled(endpoints.declare("web", ["app=web"], ports=["http=80"], audit=True), add, delete)
+    assert set(changed.labels) == labels | {"k8s:io.kubernetes.pod.namespace=default"}
+    assert (len(changed.ports), changed.audit) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("add", "delete", "message"),
+    [
+        ([], ["tier"], "'web' has no label 'tier'"),
+        ([], ["app=other"], "'web' has no label 'app=other'"),
+        (["reserved:host"], [], "cannot carry labels of source reserved"),
+        (["a b=c"], [], "a b"),
+    ],
+)
+def test_labels_that_cannot_be_changed_like_this_are_said(add: list[str], delete: list[str], message: str) -> None:
+    with pytest.raises(EndpointError, match=message):
+        endpoints.relabelled(endpoints.declare("web", ["app=web"]), add, delete)
+
+
+def test_labels_of_a_file_are_changed_in_the_file() -> None:
+    with pytest.raises(Conflict, match=r"web\.yaml: change its labels there"):
+        endpoints.relabelled(endpoints.declare("web", ["app=web"], source="web.yaml"), ["a=b"], [])
+
+
+@pytest.mark.parametrize(
+    ("command", "declared", "configured", "audited"),
+    [(None, None, True, True), (None, False, True, False), (True, False, False, True), (False, True, True, False)],
+)
+def test_a_command_speaks_before_the_declaration_and_that_before_the_configuration(
+    tmp_path: Path, command: bool | None, declared: bool | None, configured: bool, audited: bool
+) -> None:
+    table = Endpoints(tmp_path / "endpoints.json")
+    web = table.add(endpoints.declare("web", ["app=web"], audit=declared))
+    table.put_back(replace(web, audit=command))
+    assert [one.audited(configured) for one in table] == [audited]
+    table.save()
+    assert [one.audited(configured) for one in Endpoints(tmp_path / "endpoints.json")] == [audited]
+
+
+def test_what_an_earlier_version_saved_is_read(tmp_path: Path) -> None:
+    saved = '{"endpoints": {"3": {"name": "web", "netns": "web", "labels": ["k8s:app=web"]}}}'
+    (tmp_path / "endpoints.json").write_text(saved)
+    (web,) = Endpoints(tmp_path / "endpoints.json")
+    assert (web.id, web.declared.ports, web.declared.audit, web.audit) == (3, (), None, None)

@@ -26,6 +26,10 @@ STATUS = {
     "policies": 3,
     "endpoints": 1,
     "identities": 12,
+    "enforcement": "default",
+    "policy_audit_mode": False,
+    "audited_endpoints": [],
+    "audited": {"packets": 0, "bytes": 0},
     "node": {"hostname": "node-1", "kernel": "6.1.0"},
     "policy_load_error": "",
     "processes": [
@@ -55,6 +59,10 @@ ENDPOINT = {
     "addresses": ["192.0.2.1", "2001:db8::1"],
     "labels": ["k8s:app=web"],
     "identity": 256,
+    "identity_labels": ["k8s:app=web"],
+    "ports": ["http=8080/TCP"],
+    "audit": False,
+    "audit_set": None,
     "policy_id": 3,
     "revision": 7,
     "policies": ["default/web"],
@@ -95,6 +103,9 @@ ANSWERS: dict[str, Any] = {
     "GET /v1/status": STATUS,
     "GET /v1/endpoints": [ENDPOINT],
     "POST /v1/endpoints": ENDPOINT,
+    "GET /v1/endpoints/web": ENDPOINT,
+    "PATCH /v1/endpoints/web/labels": ENDPOINT | {"labels": ["k8s:app=web", "k8s:pod-template-hash=1"]},
+    "PATCH /v1/endpoints/web/config": ENDPOINT | {"audit": True, "audit_set": True},
     "DELETE /v1/endpoints/web": None,
     "GET /v1/identities": [{"id": 2, "labels": ["reserved:world"], "kind": "reserved", "endpoints": 0}],
     "GET /v1/rules": {
@@ -176,7 +187,9 @@ class FakeAgent:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        application = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "DELETE"])])
+        application = Starlette(
+            routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "PATCH", "DELETE"])]
+        )
         config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", loop="asyncio")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})

@@ -98,8 +98,18 @@ def test_people_get_a_line_per_record(run: Run, log: Path) -> None:
 
 def test_people_can_have_a_table(run: Run, log: Path) -> None:
     lines = run("audit", "tail", "--file", str(log), "-o", "table").stdout.splitlines()
-    assert lines[0].split() == ["TIME", "LAYER", "SOURCE", "DESTINATION", "WHAT", "REASON", "RULE"]
+    assert lines[0].split() == ["TIME", "LAYER", "SOURCE", "DESTINATION", "WHAT", "VERDICT", "REASON", "RULE"]
     assert len(lines) == 7
+
+
+@pytest.mark.parametrize(("verdicts", "records"), [(["audit"], 1), (["DROPPED"], 6), (["AUDIT", "DROPPED"], 7)])
+def test_what_was_only_audited_can_be_told_from_what_was_denied(
+    run: Run, log: Path, verdicts: list[str], records: int
+) -> None:
+    with log.open("ab") as file:
+        file.write(_line("packet", WEB, 6).replace(b'"DROPPED"', b'"AUDIT"'))
+    options = [part for verdict in verdicts for part in ("--verdict", verdict)]
+    assert len(run("audit", "tail", "--file", str(log), *options).stdout.splitlines()) == records
 
 
 def test_the_configuration_says_where_the_log_is(run: Run, log: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
@@ -52,3 +53,45 @@ def test_remove_takes_several(l7ctl: Run, agent: Any) -> None:
 
 def test_removing_what_is_not_there_fails(l7ctl: Run) -> None:
     assert l7ctl("endpoint", "remove", "nobody").exit_code == 1
+
+
+def test_add_sends_ports_and_audit_mode_when_given(l7ctl: Run, agent: Any) -> None:
+    agent.answers["POST /v1/endpoints"] = agent.answers["POST /v1/endpoints"] | {"audit": True}
+    shown = l7ctl("endpoint", "add", "--netns", "blue", "--port", "http=8080/TCP", "--audit").stdout
+    assert agent.asked[0][1] == {"netns": "blue", "labels": [], "ports": ["http=8080/TCP"], "audit": True}
+    assert shown.endswith("audit mode: what its policy denies PASSES and is only recorded\n")
+
+
+def test_get_shows_everything_of_one(l7ctl: Run, agent: Any) -> None:
+    lines = l7ctl("endpoint", "get", "web").stdout.splitlines()
+    shown = {line[:16].strip(): line[17:] for line in lines}
+    assert (shown["NAME"], shown["PORTS"], shown["AUDIT"]) == ("web", "http=8080/TCP", "no")
+    assert json.loads(l7ctl("endpoint", "get", "web", "-o", "json").stdout) == agent.answers["GET /v1/endpoints/web"]
+
+
+def test_labels_are_changed_and_shown(l7ctl: Run, agent: Any) -> None:
+    shown = l7ctl("endpoint", "labels", "web", "-a", "tier=front", "-d", "team").stdout.splitlines()
+    assert agent.asked == [("PATCH /v1/endpoints/web/labels", {"add": ["tier=front"], "delete": ["team"]})]
+    assert shown == ["k8s:app=web", "k8s:pod-template-hash=1  (does not count: policies do not know it)"]
+    assert json.loads(l7ctl("endpoint", "labels", "web", "-o", "json").stdout) == ["k8s:app=web"]
+
+
+@pytest.mark.parametrize(
+    ("option", "sent"),
+    [("PolicyAuditMode=Enabled", True), ("policyauditmode=disabled", False), ("PolicyAuditMode=Default", None)],
+)
+def test_audit_mode_is_an_option(l7ctl: Run, agent: Any, option: str, sent: bool | None) -> None:
+    assert l7ctl("endpoint", "config", "web", option).stdout == "PolicyAuditMode  Enabled\n"
+    assert agent.asked == [("PATCH /v1/endpoints/web/config", {"audit": sent})]
+
+
+def test_options_are_shown(l7ctl: Run) -> None:
+    assert l7ctl("endpoint", "config", "web").stdout == "PolicyAuditMode  Disabled (by default)\n"
+    assert json.loads(l7ctl("endpoint", "config", "web", "-o", "json").stdout) == {"PolicyAuditMode": "Disabled"}
+
+
+@pytest.mark.parametrize("option", ["PolicyAuditMode", "PolicyAuditMode=on", "Debug=Enabled"])
+def test_another_option_is_wrong_use(l7ctl: Run, agent: Any, option: str) -> None:
+    result = l7ctl("endpoint", "config", "web", option)
+    assert (result.exit_code, agent.asked) == (2, [])
+    assert "the one option is PolicyAuditMode=Enabled" in result.stderr

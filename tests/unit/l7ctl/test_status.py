@@ -14,13 +14,25 @@ Run = Callable[..., Result]
 
 
 def test_the_picture_in_a_few_lines(l7ctl: Run) -> None:
-    assert l7ctl("status").stdout.splitlines()[:5] == [
-        "Agent      l7d 0.1.0, pid 4711, up 1h 2m",
-        "Node       node-1, kernel 6.1.0",
-        "Revision   7: 3 policies, 1 endpoint, 12 identities",
-        "Datapath   layout v1, attached by tcx, pinned at /sys/fs/bpf/l7",
-        "Audit log  /var/log/l7/audit.jsonl: 5 written, 0 lost",
+    assert l7ctl("status").stdout.splitlines()[:6] == [
+        "Agent       l7d 0.1.0, pid 4711, up 1h 2m",
+        "Node        node-1, kernel 6.1.0",
+        "Revision    7: 3 policies, 1 endpoint, 12 identities",
+        "Datapath    layout v1, attached by tcx, pinned at /sys/fs/bpf/l7",
+        "Enforcement default, policy audit mode off",
+        "Audit log   /var/log/l7/audit.jsonl: 5 written, 0 lost",
     ]
+
+
+def test_audit_mode_cannot_be_overlooked(l7ctl: Run, agent: Any) -> None:
+    agent.answers["GET /v1/status"] = agent.answers["GET /v1/status"] | {
+        "policy_audit_mode": True,
+        "audited_endpoints": ["web"],
+        "audited": {"packets": 3, "bytes": 180},
+    }
+    shown = l7ctl("status").stdout
+    assert "Enforcement default, policy audit mode on, 3 audited packets reported" in shown
+    assert "Audit mode: what policy denies PASSES and is only recorded, for 1 of 1 endpoint:\n  web" in shown
 
 
 def test_processes_tables_and_drops_are_listed(l7ctl: Run) -> None:

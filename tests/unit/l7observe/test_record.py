@@ -164,6 +164,7 @@ def test_the_columns_show_who_what_and_why(http_deny: Flow) -> None:
             "web:40113",
             "[2001:db8::80]:80",
             "POST api.example.com/admin?x=1",
+            "DROPPED",
             "HTTP_DENIED",
             "default/web",
         ]

@@ -23,7 +23,6 @@ def policies(spec: str, subject: str = "endpointSelector: {}") -> tuple[Policy, 
         ("egressDeny: [{toNodes: [{}]}]", "f:6:16: base egressDeny[0]: a selector of nodes"),
         ("ingressDeny: [{fromEntities: [kube-apiserver]}]", "base ingressDeny[0]: the entity kube-apiserver"),
         ("ingress: [{fromEndpoints: [{matchLabels: {'reserved:health': ''}}]}]", "the label reserved:health"),
-        ("egress: [{toPorts: [{ports: [{port: web, protocol: TCP}]}]}]", "the port named web"),
     ],
 )
 def test_what_would_be_enforced_by_halves_is_refused_at_its_place(spec: str, expected: str) -> None:
@@ -52,6 +51,6 @@ def test_what_is_enforced_is_not_refused() -> None:
     assert capability.unsupported(found) == ()
 
 
-def test_names_of_ports_are_no_matter_where_workloads_tell_theirs() -> None:
+def test_ports_may_have_names() -> None:
     named = policies("egress: [{toPorts: [{ports: [{port: web, protocol: TCP}]}]}]")
-    assert capability.unsupported(named, named_ports=True) == ()
+    assert capability.unsupported(named) == ()
