@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API on the unix socket: HTTP in, JSON out, nothing decided here. Paths and shapes: docs/reference/api.md."""
 
+import asyncio
 import contextlib
 import grp
 import os
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from l7agent import endpoints, views
+from l7agent import endpoints, fqdn_views, views
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
@@ -27,6 +28,7 @@ from l7agent.workload import WorkloadError
 from l7bpf.errors import DatapathError
 from l7policy.errors import PolicyErrors
 from l7policy.policydoc import Source
+from l7policy.scalars import match_name, match_pattern
 
 T = TypeVar("T")
 
@@ -72,6 +74,12 @@ class DiffRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Body of POST /v1/rules/diff; no sources means the policy directory."""
 
     sources: list[SourceFile] | None = None
+
+
+class CleanRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/fqdn/cache/clean."""
+
+    pattern: str
 
 
 class Problem(Exception):
@@ -199,11 +207,45 @@ class Api:
         return reply(views.difference(*self._agent.compare(sources)))
 
     async def fqdn_cache(self, _: Request) -> Response:
+        return reply(fqdn_views.cache(self._agent.endpoints, await self._dns("cache")))
+
+    async def fqdn_clean(self, request: Request) -> Response:
+        wanted = await body(request, CleanRequest)
         try:
-            rows = await self._agent.supervisor.dns.ask("cache")
+            pattern = match_pattern(wanted.pattern)
+        except ValueError as error:
+            raise Problem(400, str(error)) from error
+        return reply({"forgotten": await self._dns(f"clean {pattern.match_pattern}")})
+
+    async def fqdn_names(self, _: Request) -> Response:
+        selectors = self._agent.snapshot.selectors if self._agent.snapshot else ()
+        return reply(fqdn_views.names(selectors, await self._dns("cache")))
+
+    async def fqdn_explain(self, request: Request) -> Response:
+        try:
+            name = match_name(request.query_params.get("name", "")).match_name
+        except ValueError as error:
+            raise Problem(400, str(error)) from error
+        agent = self._agent
+        policies = agent.compiled.endpoint_policies if agent.compiled else {}
+        names: dict[int, list[str]] = {}
+        for endpoint in agent.endpoints:
+            names.setdefault(agent.kernel.policy_of(endpoint.id), []).append(endpoint.declared.name)
+        return reply(fqdn_views.explain(name, agent.endpoints, policies, names, await self._dns("cache")))
+
+    async def fqdn_status(self, _: Request) -> Response:
+        return reply(await self._dns("status"))
+
+    async def fqdn_audit(self, _: Request) -> Response:
+        rows = await self._dns("cache")
+        agent = self._agent
+        return reply(await asyncio.to_thread(fqdn_views.unexplained, agent.endpoints, agent.datapath.maps, rows))
+
+    async def _dns(self, question: str) -> Any:
+        try:
+            return await self._agent.supervisor.dns.ask(question)
         except (ConnectionError, TimeoutError) as error:
             raise Problem(503, f"the DNS process does not answer: {error}") from error
-        return reply(views.fqdn_cache(self._agent, rows))
 
     async def bpf_policy(self, request: Request) -> Response:
         key = request.query_params.get("endpoint", "")
@@ -249,6 +291,11 @@ class Api:
                 route("POST", "rules/rollback", self.rollback),
                 route("POST", "rules/diff", self.diff),
                 route("GET", "fqdn/cache", self.fqdn_cache),
+                route("POST", "fqdn/cache/clean", self.fqdn_clean),
+                route("GET", "fqdn/names", self.fqdn_names),
+                route("GET", "fqdn/explain", self.fqdn_explain),
+                route("GET", "fqdn/audit", self.fqdn_audit),
+                route("GET", "fqdn/status", self.fqdn_status),
                 route("GET", "bpf/policy", self.bpf_policy),
                 route("GET", "bpf/ipcache", self.bpf_ipcache),
             ],

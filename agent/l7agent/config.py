@@ -51,10 +51,14 @@ class DnsConfig(Section, frozen=True):
     min_ttl: Annotated[int, msgspec.Meta(ge=0)] = 0
     upstream_timeout: Seconds = 5.0
     max_inflight: Count = 4096
+    queries_per_second: Annotated[int, msgspec.Meta(ge=0)] = 5000
+    """Of one workload; 0 for no limit. Queries over it are answered with SERVFAIL."""
     max_addresses_per_name: Count = 1000
     max_names: Count = 100_000
     max_addresses: Count = 32_768
     """Of all names together; about one kilobyte of memory each."""
+    pre_cache: str = ""
+    """A file of names that are known from the start, as ``l7ctl fqdn cache list -o json`` writes it."""
     trust: Literal["policy", "node"] = "policy"
     """Whose answers open addresses. ``policy``: for each policy the servers that its own DNS rules let endpoints ask.
     ``node``: what any workload may ask counts for all of them, as in Cilium."""

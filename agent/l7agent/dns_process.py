@@ -7,66 +7,33 @@ learnt stays as it is.
 
 import asyncio
 import gc
+import logging
 import os
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from l7agent import dataplane, wire
 from l7agent.config import Config
 from l7agent.control_port import ControlPort
+from l7agent.dns_role import DnsRole
 from l7agent.tables import KernelTables
-from l7dns import clock, kernel, sockets
+from l7dns import clock, kernel, precache, sockets
 from l7dns.learner import Learner
 from l7dns.server import DnsServer, Limits
 from l7dns.view import Trust
 from l7policy.enforcement import Enforcement
-from l7policy.http import PatternError
-from l7policy.model import Snapshot
 from l7policy.verdict import Protocol, ProxyKind
 
+_log = logging.getLogger(__name__)
 
-class DnsRole:
-    """What the agent steers: the snapshots queries are judged by and names are learnt for."""
 
-    def __init__(self, enforcement: Enforcement, learner: Learner) -> None:
-        self._enforcement = enforcement
-        self._learner = learner
-        self.revision = learner.revision
-        self.committed = asyncio.Event()
-        if self.revision:
-            self.committed.set()
-
-    def prepare(self, snapshot: Snapshot) -> str:
-        """Writes the rows that the kernel needs before endpoints move to the snapshot's policies."""
-        error = self._learner.prepare(snapshot, clock.boottime())
-        if error:
-            return error
-        try:
-            self._enforcement.prepare(snapshot)
-        except PatternError as bad:
-            self._learner.abort(snapshot.revision, clock.boottime())
-            return str(bad)
-        return ""
-
-    def commit(self, revision: int) -> None:
-        """Drops the rows of policies that are gone."""
-        self._enforcement.commit(revision)
-        self._learner.commit(revision, clock.boottime())
-        self.revision = revision
-        self.committed.set()
-
-    def abort(self, revision: int) -> None:
-        """Takes the prepared rows back."""
-        self._enforcement.abort(revision)
-        self._learner.abort(revision, clock.boottime())
-
-    def answer(self, question: str) -> Any:
-        """``cache``: what is learnt, for `l7ctl fqdn cache list`."""
-        if question == "cache":
-            return msgspec.to_builtins(self._learner.dump(clock.boottime(), clock.wall()))
-        return None
+def preload(learner: Learner, path: str) -> None:
+    """Takes in the names of a file that the operator gave. One that cannot be read is as if there were none."""
+    try:
+        for fact, address, ttl in precache.read(Path(path).read_bytes()):
+            if problem := learner.learn(fact, [address], ttl, clock.boottime()):
+                _log.error("%s: %s: %s", path, fact.name, problem)
+    except (OSError, precache.PrecacheError) as error:
+        _log.error("%s: nothing was taken from it: %s", path, error)
 
 
 async def serve(config: Config) -> None:
@@ -91,12 +58,18 @@ async def serve(config: Config) -> None:
         enforcement.prepare(snapshot)
         if snapshot.revision == learner.revision:
             enforcement.commit(snapshot.revision)
+    if config.dns.pre_cache:
+        preload(learner, config.dns.pre_cache)
     # What is there by now stays, and queries leave no cycles behind: looking for them less often is all it costs.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     role = DnsRole(enforcement, learner)
-    limits = Limits(upstream_timeout=config.dns.upstream_timeout, max_inflight=config.dns.max_inflight)
+    limits = Limits(
+        upstream_timeout=config.dns.upstream_timeout,
+        max_inflight=config.dns.max_inflight,
+        queries_per_second=config.dns.queries_per_second,
+    )
 
     async def shutdown(drain: float) -> None:
         await server.close(drain)
@@ -109,6 +82,7 @@ async def serve(config: Config) -> None:
         shutdown,
     )
     server = DnsServer(enforcement, learner, port.record, limits, demand=port.demand)
+    role.server = server
     listeners = {Protocol.UDP: sockets.udp_listener, Protocol.TCP: sockets.tcp_listener}
     made = [
         (protocol, dataplane.listener(make, family, sockets.DNS_PORT))

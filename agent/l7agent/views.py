@@ -227,28 +227,6 @@ def difference(policies: Changes, moved: tuple[EndpointChange, ...]) -> View:
     }
 
 
-def fqdn_cache(agent: Agent, rows: list[View]) -> list[View]:
-    """What the DNS process has learnt, with endpoints by name and times that people can read."""
-    shown = []
-    for row in rows:
-        resolver = f"[{row['server']}]:{row['port']}" if ":" in row["server"] else f"{row['server']}:{row['port']}"
-        for number in row["endpoints"]:
-            endpoint = agent.endpoints.get(number)
-            shown.append(
-                {
-                    "endpoint": endpoint.declared.name if endpoint is not None else "",
-                    "name": row["name"],
-                    "address": row["address"],
-                    "ttl": round(row["ttl"], 1),
-                    "expires": round(row["expires"], 1),
-                    "identity": row["identity"],
-                    "selectors": row["selectors"],
-                    "resolver": resolver if row["server"] else "",
-                }
-            )
-    return shown
-
-
 def _ports(first: int, bits: int) -> str:
     last = first | (0xFFFF >> bits)
     if bits == 0:

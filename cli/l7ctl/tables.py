@@ -87,13 +87,48 @@ AFFECTED: Final = Columns(
 
 FQDN_CACHE: Final = Columns(
     key("endpoint", "Workload that asked"),
-    key("name", "Name that was asked for"),
-    key("address", "Address that was learnt"),
+    key("source", "lookup, or operator for what the pre-cache file said"),
+    key("name", "Name that was asked for", header="FQDN"),
     key("ttl", "Seconds until it is forgotten", justify="right", text=seconds),
-    key("expires", "When the address is forgotten", text=moment),
+    key("expires", "When the address is forgotten", header="EXPIRATION TIME", text=moment),
+    key("address", "Address that was learnt", header="IPS"),
     key("identity", "Identity of the address", justify="right"),
-    key("selectors", "toFQDNs selectors that match the name, of policies that trust the resolver"),
+    key("selectors", "toFQDNs selectors that match the name, of policies that may ask the resolver"),
     key("resolver", "Name server that said so"),
+)
+
+FQDN_NAMES: Final = Columns(
+    key("selector", "matchName or matchPattern of a toFQDNs rule"),
+    key("names", "Names it matches that were asked for"),
+    key("addresses", "Addresses they stand for"),
+)
+
+FQDN_PATTERNS: Final = Columns(
+    key("pattern", "matchName or matchPattern"),
+    key("in", "toFQDNs: may be reached; rules.dns: may be asked for"),
+    key("matches", "Whether it matches the name"),
+    key("rules", "Rules that have it"),
+    key("endpoints", "Workloads that they apply to"),
+)
+
+FQDN_ADDRESSES: Final = Columns(
+    key("address", "Where the name leads"),
+    key("ttl", "Seconds until it is forgotten", justify="right", text=seconds),
+    key("resolver", "Name server that said so"),
+    key("identity", "Identity of the address", justify="right"),
+    key("asked_by", "Workloads that asked"),
+    key("open_for", "Workloads that may reach it for this"),
+)
+
+FQDN_AUDIT: Final = Columns(
+    key("endpoint", "Workload that sends"),
+    key("address", "Where to"),
+    key("port", "Destination port", justify="right"),
+    key("protocol", "TCP, UDP…"),
+    key("identity", "Identity of the address", justify="right", default=False),
+    key("flows", "Connections that the kernel remembers", justify="right"),
+    key("packets", "Of them together", justify="right"),
+    key("bytes", "Of them together", justify="right"),
 )
 
 BPF_POLICY: Final = Columns(
@@ -149,6 +184,8 @@ ALL: Final = {
     "rules revisions": REVISIONS,
     "rules diff": AFFECTED,
     "fqdn cache list": FQDN_CACHE,
+    "fqdn names": FQDN_NAMES,
+    "fqdn audit": FQDN_AUDIT,
     "bpf policy get": BPF_POLICY,
     "bpf ipcache list": BPF_IPCACHE,
 }

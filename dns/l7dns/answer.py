@@ -30,6 +30,8 @@ _PLAIN_OPT: Final = 11
 _SIZES: Final = {int(Type.A): 4, int(Type.AAAA): 16}
 _WANTED: Final = {int(Type.A): (Type.A,), int(Type.AAAA): (Type.AAAA,), int(Type.ANY): (Type.A, Type.AAAA)}
 
+_NOTHING: Final[tuple[tuple[bytes, ...], int, tuple[bytes, ...]]] = ((), 0, ())
+
 MAX_CHAIN: Final = 16
 """CNAMEs followed. Resolvers stop at 8 to 16; a longer chain teaches nothing."""
 MAX_TTL: Final = 604_800
@@ -44,6 +46,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Packed, 4 or 16 bytes, without duplicates."""
     ttl: int = 0
     """The lowest on the chain; meaningless without addresses."""
+    aliases: tuple[bytes, ...] = ()
+    """Targets of the CNAMEs on the way, in wire form."""
     truncated: bool = False
 
 
@@ -173,20 +177,23 @@ def _answer_section(wire: bytes, position: int, count: int, question: Question) 
     return records, position
 
 
-def _learn(records: _Records, question: Question, rcode: int) -> tuple[tuple[bytes, ...], int]:
+def _learn(records: _Records, question: Question, rcode: int) -> tuple[tuple[bytes, ...], int, tuple[bytes, ...]]:
     if rcode != Rcode.NOERROR or records.ambiguous:
-        return (), 0
+        return _NOTHING
     owner = question.wire_name
+    aliases: list[bytes] = []
     ttl = MAX_TTL
     for _ in range(MAX_CHAIN):
         found = records.addresses.get(owner)
         alias = records.aliases.get(owner)
         if found and alias:  # a CNAME stands alone (RFC 1034 §3.6.2): which one a client takes cannot be known
-            return (), 0
+            return _NOTHING
         if found:
-            return tuple(dict.fromkeys(address for address, _ in found)), min(ttl, *(seconds for _, seconds in found))
+            ttl = min(ttl, *(seconds for _, seconds in found))
+            return tuple(dict.fromkeys(address for address, _ in found)), ttl, tuple(aliases)
         if alias is None:
-            return (), 0
+            return _NOTHING
         owner = alias[0]
+        aliases.append(owner)
         ttl = min(ttl, alias[1])
-    return (), 0
+    return _NOTHING

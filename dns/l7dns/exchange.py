@@ -44,8 +44,8 @@ class Owner(Interface):
     def left(self, exchange: "Exchange") -> None:
         """An exchange has ended."""
 
-    def report(self, query: Query, answered: Answered) -> None:
-        """Counts and records how a query ended."""
+    def report(self, query: Query, answered: Answered, begun: float = 0.0) -> None:
+        """Counts and records how a query ended; `begun` is when it was asked, if it was forwarded."""
 
 
 class Exchange:
@@ -103,7 +103,7 @@ class Exchange:
             raise AssertionError("a second end of one exchange")
         self._leave()
         query = self.query_of
-        self._owner.report(query, answered)
+        self._owner.report(query, answered, self.begun)
         query.respond(query.server, query.client, answered.wire)
 
     def _leave(self) -> None:

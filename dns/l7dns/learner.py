@@ -54,6 +54,8 @@ class CacheRow(msgspec.Struct, frozen=True):
     server: str
     """The name server that said so; empty: the operator."""
     port: int
+    policies: tuple[int, ...]
+    """The policies that the address is open for because of it."""
 
 
 class Learner:
@@ -90,6 +92,8 @@ class Learner:
         self._view = self._viewed()
         self._next_save = 0.0
         self.kernel_errors = 0
+        self.kernel_writes = 0
+        """Addresses whose identity was changed in the kernel."""
         self.selectors_left_out = 0
         """Times that an address had more selectors than an identity can hold."""
 
@@ -223,11 +227,24 @@ class Learner:
         self._save_names()
         return len(changes)
 
+    def names(self) -> Iterable[str]:
+        """Every name, once for each server that told it."""
+        return (fact.name for fact, _, _ in self._cache.items())
+
+    @property
+    def identities(self) -> int:
+        """FQDN identities that there are, with those that linger."""
+        return len(self._rows.identities)
+
     def dump(self, now: float, wall: float) -> list[CacheRow]:
         """The cache, by name. `wall` is the same moment in seconds since the epoch."""
         rows: list[CacheRow] = []
+        served: dict[frozenset[str], tuple[int, ...]] = {}
         for fact, askers, addresses in sorted(self._cache.items(), key=lambda item: item[0]):
-            selectors = tuple(sorted({unscoped(found) for found in self._view.matching(fact)}))
+            matching = self._view.matching(fact)
+            selectors = tuple(sorted({unscoped(found) for found in matching}))
+            if matching not in served:
+                served[matching] = tuple(sorted(self._view.served_by(matching)))
             for address, expiry in sorted(addresses.items()):
                 held = self._held.get(address)
                 left = max(0.0, expiry - now)
@@ -242,6 +259,7 @@ class Learner:
                         tuple(sorted(askers)),
                         fact.server,
                         fact.port,
+                        served[matching],
                     )
                 )
         return rows
@@ -283,6 +301,7 @@ class Learner:
         if key is None:
             if held is None and address not in self._dirty:
                 return
+            self.kernel_writes += 1
             static = self._view.static(address)
             if static is None:
                 self._kernel.delete_ipcache(address)
@@ -293,6 +312,7 @@ class Learner:
             wanted = self._rows.ready(key, self._view, now)
             if wanted is held and not again and address not in self._dirty:
                 return
+            self.kernel_writes += 1
             self._kernel.write_ipcache(address, wanted.id)
             wanted.addresses += 1
             self._held[address] = wanted

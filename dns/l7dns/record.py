@@ -4,6 +4,7 @@
 May not do I/O. Failure verdict: none.
 """
 
+from l7dns import names
 from l7dns.addresses import address_text
 from l7dns.exchange import Query
 from l7dns.message import rcode_name, type_name
@@ -28,16 +29,16 @@ def audited(time: float, query: Query, reason: Reason) -> Flow:
     return _flow(time, query, Answered(None, reason), Verdict.AUDIT)
 
 
-def flow(time: float, query: Query, answered: Answered) -> Flow:
-    """One query and its end."""
+def flow(time: float, query: Query, answered: Answered, seconds: float = 0.0) -> Flow:
+    """One query and its end, which came `seconds` after it."""
     if answered.reason == Reason.NONE:
         verdict = Verdict.FORWARDED
     else:
         verdict = Verdict.ERROR if answered.reason in _ERRORS else Verdict.DROPPED
-    return _flow(time, query, answered, verdict)
+    return _flow(time, query, answered, verdict, seconds)
 
 
-def _flow(time: float, query: Query, answered: Answered, verdict: Verdict) -> Flow:
+def _flow(time: float, query: Query, answered: Answered, verdict: Verdict, seconds: float = 0.0) -> Flow:
     question, decision = query.transaction.question, query.transaction.decision
     policy = query.policy
     rcode = "" if answered.wire is None else rcode_name(answered.rcode)
@@ -49,6 +50,8 @@ def _flow(time: float, query: Query, answered: Answered, verdict: Verdict) -> Fl
             qtype=type_name(question.qtype),
             rcode=rcode,
             addresses=tuple(address_text(address) for address in answered.addresses),
+            cnames=tuple(names.text(alias)[:-1] for alias in answered.aliases),
+            ttl=answered.ttl,
         )
     source = None if policy is None else policy.source
     return Flow(
@@ -66,6 +69,7 @@ def _flow(time: float, query: Query, answered: Answered, verdict: Verdict) -> Fl
         policies=() if decision is None else decision.policies,
         revision=0 if policy is None else max(0, policy.revision),
         detail=answered.detail,
+        latency_ns=int(seconds * 1e9),
         l7_type=L7Type.RESPONSE if verdict == Verdict.FORWARDED else L7Type.REQUEST,
     )
 

@@ -16,9 +16,11 @@ from typing import Protocol as Interface
 
 from l7dns import clock, record
 from l7dns.exchange import Exchange, Query
+from l7dns.histogram import Histogram
 from l7dns.learner import Learner
 from l7dns.listener import TcpSession, UdpListener
 from l7dns.namecache import Fact
+from l7dns.ratelimit import RateLimit
 from l7dns.reply import Replies
 from l7dns.sockets import Address
 from l7dns.transaction import Answered, Learn
@@ -43,6 +45,8 @@ class Limits:
     upstream_timeout: float = 5.0
     max_inflight: int = 4096
     max_inflight_per_client: int = 1024
+    queries_per_second: int = 0
+    """Of one client, a burst of one second's worth included; 0 for no limit."""
     max_connections: int = 1024
     max_connections_per_client: int = 128
     max_pipelined: int = 64
@@ -66,6 +70,8 @@ class Counters:
     audited: int = 0
     failed: int = 0
     malformed: int = 0
+    limited: int = 0
+    """Queries over the limit of their client."""
     inflight: int = 0
     connections: int = 0
 
@@ -89,6 +95,11 @@ class DnsServer:
         """
         self.limits = limits or Limits()
         self.counters = Counters()
+        self.answer_seconds = Histogram()
+        """From a query to its answer, of those that were forwarded."""
+        self.learn_seconds = Histogram()
+        """What the kernel's tables took of that, of the answers that changed them."""
+        self._rate = RateLimit(self.limits.queries_per_second)
         self._enforcement = enforcement
         self._learner = learner
         self._on_flow = on_flow
@@ -179,7 +190,7 @@ class DnsServer:
                 self.counters.audited += 1
                 self._on_flow(record.audited(clock.wall(), query, decision.reason))
             client = query.client[0]
-            problem = self._over_limit(client)
+            problem = self._over_limit(client, now)
             if not problem:
                 exchange = Exchange(self, query, now)
                 self._exchanges[exchange] = None
@@ -193,8 +204,12 @@ class DnsServer:
     def learn(self, step: Learn, query: Query) -> str:
         """See `Owner`."""
         endpoint = 0 if query.policy is None else query.policy.source.endpoint
-        fact = Fact(step.name, *query.server)
-        return self._learner.learn(fact, step.addresses, step.ttl, clock.boottime(), endpoint)
+        learner, now = self._learner, clock.boottime()
+        written = learner.kernel_writes
+        problem = learner.learn(Fact(step.name, *query.server), step.addresses, step.ttl, now, endpoint)
+        if learner.kernel_writes != written:
+            self.learn_seconds.observe(clock.boottime() - now)
+        return problem
 
     def left(self, exchange: Exchange) -> None:
         """See `Owner`."""
@@ -208,12 +223,14 @@ class DnsServer:
         else:
             del self._inflight[client]
 
-    def report(self, query: Query, answered: Answered) -> None:
+    def report(self, query: Query, answered: Answered, begun: float = 0.0) -> None:
         """See `Owner`."""
         counters = self.counters
         decision = query.transaction.decision
+        seconds = clock.boottime() - begun if begun else 0.0
         if answered.reason == Reason.NONE:
             counters.forwarded += 1
+            self.answer_seconds.observe(seconds)
             if not self._demand.forwarded:
                 return
         elif answered.reason == Reason.DNS_MALFORMED:
@@ -222,9 +239,12 @@ class DnsServer:
             counters.refused += 1
         else:
             counters.failed += 1
-        self._on_flow(record.flow(clock.wall(), query, answered))
+        self._on_flow(record.flow(clock.wall(), query, answered, seconds))
 
-    def _over_limit(self, client: str) -> str:
+    def _over_limit(self, client: str, now: float) -> str:
+        if not self._rate.allows(client, now):
+            self.counters.limited += 1
+            return f"more than {self.limits.queries_per_second} queries per second of this client"
         if self._stopping:
             return "the proxy is stopping"
         if len(self._exchanges) >= self.limits.max_inflight:
@@ -293,6 +313,7 @@ class DnsServer:
             self._give_up(now - self.limits.upstream_timeout)
             self._learner.expire(now)
             self._udp.sweep(now)
+            self._rate.sweep(now)
             self.counters.inflight = len(self._exchanges)
             self.counters.connections = len(self._sessions)
 

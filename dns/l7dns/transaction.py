@@ -70,6 +70,10 @@ class Answered(msgspec.Struct, frozen=True):
     rcode: int = 0
     detail: str = ""
     addresses: tuple[bytes, ...] = ()
+    ttl: int = 0
+    """Of the addresses, in seconds."""
+    aliases: tuple[bytes, ...] = ()
+    """Targets of the CNAMEs that led there, in wire form."""
 
 
 class Learn(msgspec.Struct, frozen=True):
@@ -146,7 +150,9 @@ class Transaction:
             return None
         if isinstance(found, answer.Invalid):
             return self._fail(Reason.DNS_UPSTREAM_INVALID, found.problem, Ede.INVALID_DATA)
-        result = Answered(self._wire[:2] + wire[2:], rcode=found.rcode, addresses=found.addresses)
+        result = Answered(
+            self._wire[:2] + wire[2:], Reason.NONE, found.rcode, "", found.addresses, found.ttl, found.aliases
+        )
         # A name that only an audit lets through is none that policy allows, and teaches nothing.
         if not found.addresses or (self.decision is not None and self.decision.audited):
             return self._end(result)

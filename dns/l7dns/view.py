@@ -138,6 +138,14 @@ class View:
         labels = self._labels.get(identity, _NOTHING)
         return labels.union(*(snapshot.identities.get(identity, ()) for snapshot in self.snapshots))
 
+    def served_by(self, matching: frozenset[str]) -> list[PolicyId]:
+        """The policies that have a rule for one of these selectors."""
+        return [
+            policy_id
+            for policy_id, policy in self.policies.items()
+            if self.labels_for(policy_id, matching) & selectors(policy)
+        ]
+
     def labels_for(self, policy_id: PolicyId, identity: frozenset[str]) -> frozenset[str]:
         """Of the selectors of an identity those that count for a policy, as its rules name them."""
         own = self._scope_of[policy_id]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from l7lab import Lab, traffic
-from l7lab.gate import Gate
+from l7lab.gate import Gate, examples
 from l7lab.process import wait_until
 from l7lab.services import SHORT_TTL
-from l7lab.topology import IN_CIDR, SERVICES_V4
+from l7lab.topology import IN_CIDR, SERVICES_V4, UNNAMED
 from l7lab.traffic import Stream
 
 NAMES = 200
@@ -205,3 +205,61 @@ def test_names_differ_in_case_only_for_people(names: Gate) -> None:
     assert open_(names, "198.51.100.4")
     assert traffic.dns(frontend, "a.b.cdn.example.com").rcode == "REFUSED"
     assert traffic.dns(frontend, "cdn.example.com").rcode == "REFUSED"
+
+
+def test_people_can_see_why_a_name_is_open_and_what_no_name_explains(names: Gate) -> None:
+    frontend = names.lab.frontend.namespace
+    assert traffic.dns(frontend, "api.example.com").addresses == ("198.51.100.1",)
+    assert open_(names, "198.51.100.1")
+    why = names.must("fqdn", "explain", "API.example.com", "-o", "json").json
+    matching = {(view["pattern"], view["in"]) for view in why["patterns"] if view["matches"]}
+    assert matching == {("api.example.com", "rules.dns"), ("api.example.com", "toFQDNs")}
+    assert any(not view["matches"] and view["pattern"] == "*.cdn.example.com" for view in why["patterns"])
+    assert {(row["address"], *row["open_for"], *row["asked_by"]) for row in why["addresses"]} >= {
+        ("198.51.100.1", "frontend", "frontend")
+    }
+    listed = names.must("fqdn", "names", "-o", "json").json
+    assert "198.51.100.1" in next(row for row in listed if row["selector"] == "api.example.com")["addresses"]
+    assert names.must("fqdn", "status", "-o", "json").json["learn_p99_ms"] > 0
+    # A workload that no policy selects reaches an address without ever asking for a name.
+    assert traffic.connect(names.lab.batch.namespace, UNNAMED, 80).open
+    rows = names.must("fqdn", "audit", "-o", "json").json
+    assert ("batch", UNNAMED, 80) in {(row["endpoint"], row["address"], row["port"]) for row in rows}
+    assert not any(row["address"] == "198.51.100.1" or row["port"] == 53 for row in rows)
+
+
+def test_a_name_can_be_forgotten_and_the_list_be_fed_back(names: Gate, tmp_path: Path) -> None:
+    frontend = names.lab.frontend.namespace
+    assert traffic.dns(frontend, "img.cdn.example.com").addresses == ("198.51.100.4",)
+    assert open_(names, "198.51.100.4")
+    kept = names.must("fqdn", "cache", "list", "-p", "img.cdn.*", "-o", "json").out
+    assert names.must("fqdn", "cache", "clean", "-f", "-p", "img.cdn.example.com").out == "1 name forgotten\n"
+    assert not open_(names, "198.51.100.4")
+    file = names.lab.folder / "precache.json"
+    file.write_text(kept)
+    config = json.loads(names.config.read_text())
+    names.config.write_text(json.dumps(config | {"dns": {"pre_cache": str(file)}}))
+    before = names.workers()["dns-0"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: names.workers()["dns-0"] != before and names.ready(), "the name process to be back")
+    assert open_(names, "198.51.100.4")
+    assert {row["source"] for row in names.must("fqdn", "cache", "list", "-p", "img.*", "-o", "json").json} == {
+        "operator"
+    }
+    names.config.write_text(json.dumps(config))
+
+
+def test_the_policy_against_encrypted_dns_refuses_what_the_proxy_cannot_see(names: Gate) -> None:
+    batch = names.lab.batch.namespace
+    assert traffic.connect(batch, UNNAMED, 853, timeout=1.0).error != "timed out"
+    source = examples() / "optional" / "no-encrypted-dns.yaml"
+    names.write("optional.yaml", source.read_text())
+    names.must("rules", "reload")
+    try:
+        assert not traffic.connect(batch, UNNAMED, 853, timeout=0.5).open
+        assert traffic.connect(batch, UNNAMED, 80).open
+        denied = names.wait_audit(lambda record: record["destination"]["port"] == 853, "the denied flow")
+        assert denied["rule"].startswith("no-encrypted-dns ")
+    finally:
+        names.restore()
+        names.must("rules", "reload")

@@ -144,6 +144,7 @@ ANSWERS: dict[str, Any] = {
             "identity": 25165824,
             "selectors": ["fqdn:*.example.com"],
             "resolver": "192.0.2.10:53",
+            "source": "lookup",
             "endpoint": "web",
         },
         {
@@ -154,9 +155,57 @@ ANSWERS: dict[str, Any] = {
             "identity": 25165825,
             "selectors": ["fqdn:other.example"],
             "resolver": "192.0.2.10:53",
+            "source": "lookup",
             "endpoint": "db",
         },
     ],
+    "POST /v1/fqdn/cache/clean": {"forgotten": 2},
+    "GET /v1/fqdn/names": [
+        {"selector": "*.example.com", "names": ["api.example.com"], "addresses": ["198.51.100.7"]},
+        {"selector": "unused.example", "names": [], "addresses": []},
+    ],
+    "GET /v1/fqdn/audit": [
+        {
+            "endpoint": "web",
+            "address": "198.51.100.99",
+            "port": 443,
+            "protocol": "TCP",
+            "identity": 2,
+            "flows": 1,
+            "packets": 12,
+            "bytes": 3456,
+        },
+    ],
+    "GET /v1/fqdn/status": {"queries": 12, "learn_p99_ms": 0.2, "learn_seconds": [[0.1, 3]], "checkpoint_error": ""},
+    "GET /v1/fqdn/explain": {
+        "name": "api.example.com",
+        "patterns": [
+            {
+                "pattern": "*.example.com",
+                "in": "toFQDNs",
+                "matches": True,
+                "rules": ["shop/web egress[1]"],
+                "endpoints": ["web"],
+            },
+            {
+                "pattern": "other.example",
+                "in": "rules.dns",
+                "matches": False,
+                "rules": ["shop/web egress[0]"],
+                "endpoints": ["web"],
+            },
+        ],
+        "addresses": [
+            {
+                "address": "198.51.100.7",
+                "ttl": 60,
+                "resolver": "192.0.2.10:53",
+                "identity": 25165824,
+                "asked_by": ["web"],
+                "open_for": ["web"],
+            }
+        ],
+    },
     "GET /v1/bpf/policy": [
         {
             "policy_id": 3,

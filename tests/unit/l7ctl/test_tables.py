@@ -18,6 +18,8 @@ LISTS = [
     ("identity list", "GET /v1/identities"),
     ("rules revisions", "GET /v1/rules/revisions"),
     ("fqdn cache list", "GET /v1/fqdn/cache"),
+    ("fqdn names", "GET /v1/fqdn/names"),
+    ("fqdn audit", "GET /v1/fqdn/audit"),
     ("bpf policy get", "GET /v1/bpf/policy"),
     ("bpf ipcache list", "GET /v1/bpf/ipcache"),
 ]

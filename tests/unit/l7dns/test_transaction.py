@@ -81,7 +81,7 @@ def test_an_answer_waits_for_what_it_teaches(response: Callable[..., bytes]) -> 
     learn = transaction.received(wire)
     assert learn == Learn(WWW, (bytes([192, 0, 2, 1]),), 30)
     answered = transaction.learnt()
-    assert answered == Answered(b"\x12\x34" + wire[2:], addresses=(bytes([192, 0, 2, 1]),))
+    assert answered == Answered(b"\x12\x34" + wire[2:], addresses=(bytes([192, 0, 2, 1]),), ttl=30)
 
 
 def test_an_answer_that_could_not_be_learnt_is_withheld(response: Callable[..., bytes]) -> None:
