@@ -20,6 +20,7 @@ from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
 from l7agent.datapath import Datapath
 from l7agent.endpoints import Conflict, Declared, Endpoint, EndpointError, Endpoints, NoSuchEndpoint
+from l7agent.fills import Fills
 from l7agent.history import History, Kept
 from l7agent.identities import Identities, IdentitiesExhausted
 from l7agent.kernel_state import KernelState
@@ -81,6 +82,7 @@ class Agent:
         self.snapshot: Snapshot | None = None
         self.compiled: Compiled | None = None
         self.kernel: KernelState
+        self.fills: Fills
         self.auditing: Auditing
         self.supervisor = Supervisor(
             Path(config.run),
@@ -104,6 +106,7 @@ class Agent:
         await asyncio.to_thread(self.datapath.load)
         maps = self.datapath.maps
         self.kernel = KernelState(maps)
+        self.fills = Fills(self.kernel.fills)
         self.auditing = Auditing(self.audit, self.hub, self.endpoints, self.kernel.labels_of)
         newest = self.history.active
         self._revision = max(maps.config.revision, newest.revision if newest else 0)

@@ -141,7 +141,7 @@ class Api:
         self._agent = agent
 
     async def status(self, _: Request) -> Response:
-        return reply(views.status(self._agent))
+        return reply(views.status(self._agent, await self._agent.fills.get()))
 
     async def endpoints(self, _: Request) -> Response:
         return reply(views.endpoints(self._agent))

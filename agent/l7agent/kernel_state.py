@@ -270,7 +270,7 @@ class KernelState:
         return self._maps.metrics.get(METRIC_EVENTS_LOST).packets
 
     def fills(self) -> list[tuple[str, int, int]]:
-        """Name, entries and capacity of each table that can fill up."""
+        """Name, entries and capacity of each table that can fill up. Reads them all: not for the loop."""
         tables = self._maps
         return [
             (table.name, len(table), table.capacity)

@@ -9,6 +9,7 @@ from typing import Any
 from l7agent import dataplane
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint, port_text
+from l7agent.fills import Count
 from l7agent.reload import Change
 from l7bpf.layouts import LAYOUT, METRIC_AUDITED
 from l7policy import ids
@@ -29,7 +30,7 @@ def problems(errors: PolicyErrors) -> list[View]:
     ]
 
 
-def status(agent: Agent) -> View:
+def status(agent: Agent, fills: Count) -> View:
     """The whole picture."""
     compiled = agent.compiled
     counters = agent.kernel.counters()
@@ -60,9 +61,8 @@ def status(agent: Agent) -> View:
             }
             for process in agent.supervisor.processes
         ],
-        "maps": [
-            {"name": name, "entries": entries, "capacity": capacity} for name, entries, capacity in agent.kernel.fills()
-        ],
+        "maps": [{"name": name, "entries": entries, "capacity": capacity} for name, entries, capacity in fills.tables],
+        "maps_age_seconds": round(agent.fills.age(fills), 1),
         "datapath": {
             "layout": LAYOUT,
             "attach": agent.datapath.attach_mode,

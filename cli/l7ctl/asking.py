@@ -6,8 +6,9 @@ the answer is *denied*.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 
@@ -19,8 +20,11 @@ from l7policy import cluster, documents, question
 from l7policy.cluster import Cluster, Endpoint
 from l7policy.errors import PolicyError, PolicyErrors
 from l7policy.hop import Setting
+from l7policy.model import NamedPort
 from l7policy.policydoc import Policy, Source
 from l7policy.question import QuestionError, Side
+from l7policy.resolve import Mode
+from l7policy.verdict import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,15 @@ class Known:
     cluster: Cluster
     learnt: tuple[tuple[str, str], ...] = ()
     """Name and address, as the daemon has learnt them."""
+    mode: Mode = Mode.DEFAULT
+    """Whom the daemon enforces policy for."""
+    audit: bool = False
+    """Whether the daemon audits whoever says nothing of it."""
 
     @property
     def setting(self) -> Setting:
         """What besides the policies decides."""
-        return Setting(ports=self.cluster.ports)
+        return Setting(self.mode, self.audit, self.cluster.ports)
 
     def side(self, text: str) -> Side:
         """One end of a question. Raises QuestionError."""
@@ -102,9 +110,30 @@ def known(session: Session, files: Sequence[str], clusters: Sequence[str]) -> Kn
         return Known(documents.load(sources(files), given), offline)
     answer = session.client.get("/rules/sources")
     policies = documents.load([Source(one["path"], one["text"]) for one in answer["sources"]], given)
-    endpoints = {
-        one["name"]: Endpoint(one["name"], frozenset(one["labels"]), tuple(one["addresses"]))
-        for one in session.client.get("/endpoints")
-    }
+    status = session.client.get("/status")
+    endpoints = {one["name"]: _endpoint(one) for one in session.client.get("/endpoints")}
     learnt = tuple((str(one["name"]), str(one["address"])) for one in session.client.get("/fqdn/cache"))
-    return Known(policies, replace(offline, endpoints={**offline.endpoints, **endpoints}), learnt)
+    return Known(
+        policies,
+        replace(offline, endpoints={**offline.endpoints, **endpoints}),
+        learnt,
+        Mode(status["enforcement"]),
+        status["policy_audit_mode"],
+    )
+
+
+def _endpoint(one: Mapping[str, Any]) -> Endpoint:
+    """A workload as the daemon lists it."""
+    return Endpoint(
+        one["name"],
+        frozenset(one["identity_labels"]),
+        tuple(one["addresses"]),
+        tuple(map(_port, one["ports"])),
+        one["audit"],
+    )
+
+
+def _port(text: str) -> NamedPort:
+    name, _, rest = text.partition("=")
+    number, _, protocol = rest.partition("/")
+    return NamedPort(name, Protocol[protocol], int(number))

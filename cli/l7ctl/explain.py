@@ -90,7 +90,9 @@ def _show(asked: Question, answer: Explanation) -> None:
     line(f"  L7       {_layer7(asked, answer)}")
     line("")
     word = styled("allowed", "green") if answer.allowed else styled("denied", "red")
-    reason = "" if answer.allowed else f": {answer.reason}, {Reason[answer.reason].text}"
+    reason = "" if answer.reason == Reason.NONE.name else f": {answer.reason}, {Reason[answer.reason].text}"
+    if answer.verdict == Verdict.AUDIT.name:
+        reason += "; it passes only because of audit mode"
     line(f"{word} ({answer.verdict}){reason}")
     if answer.nearest:
         line(f"nearest: {printable(answer.nearest)}")

@@ -68,7 +68,8 @@ def _describe(answer: Mapping[str, Any]) -> None:
         _warn(f"Audit mode: what policy denies PASSES and is only recorded, for {share}:", ", ".join(audited))
     for title, columns, key in _TABLES:
         if answer.get(key):
-            line(f"\n{title}")
+            age = answer.get("maps_age_seconds") if key == "maps" else None
+            line(f"\n{title}" + (f", counted {age:.0f} s ago" if age else ""))
             table(columns, answer[key], indent=2)
 
 

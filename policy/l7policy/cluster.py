@@ -41,6 +41,8 @@ class Endpoint:
     labels: Labels
     addresses: tuple[str, ...] = ()
     ports: tuple[NamedPort, ...] = ()
+    audit: bool | None = None
+    """Whether it is audited; None: as everybody."""
 
     def port(self, name: str, protocol: Protocol = Protocol.ANY) -> NamedPort | None:
         """The port of that name, of any protocol if none is given."""

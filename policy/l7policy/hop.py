@@ -26,6 +26,9 @@ Response = int | str | None
 """What a refused client is answered: an HTTP status, a DNS code, or nothing."""
 
 
+_UNREADABLE: Final = frozenset({Reason.HTTP_MALFORMED, Reason.DNS_MALFORMED})
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """A policy, and the other end as it sees it."""
@@ -46,8 +49,8 @@ class Answer:
 
     @property
     def audited(self) -> bool:
-        """Whether it is refused, but passes because that is only recorded."""
-        return not self.allowed and self.judgement.audit
+        """Whether it is refused, but passes because that is only recorded. What cannot be read never passes."""
+        return not self.allowed and self.judgement.audit and self.reason not in _UNREADABLE
 
     @property
     def packets_pass(self) -> bool:
@@ -61,6 +64,7 @@ class Setting:
 
     mode: Mode = Mode.DEFAULT
     audit: bool = False
+    """Of ends that say nothing of it themselves."""
     ports: Mapping[Labels, Collection[NamedPort]] = field(default_factory=dict)
     """Named ports of every workload that is known."""
 
@@ -88,7 +92,7 @@ def _policy(policies: Sequence[Policy], end: Side, labels: Labels, setting: Sett
         policies,
         labels,
         mode=setting.mode,
-        audit=setting.audit,
+        audit=setting.audit if end.audit is None else end.audit,
         own_ports=end.ports or None,
         cluster_ports=setting.ports,
     )

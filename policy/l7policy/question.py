@@ -52,6 +52,8 @@ class Side:
     names: tuple[str, ...] = ()
     """Names that the address was learnt under."""
     ports: tuple[NamedPort, ...] = ()
+    audit: bool | None = None
+    """Whether this end is audited; None: as everybody."""
 
     def identity(self, cidrs: Collection[str], selectors: Sequence[FqdnPeer]) -> Labels:
         """All labels, under policies that name these CIDRs and selectors."""
@@ -127,7 +129,7 @@ def side(text: str, cluster: Cluster) -> Side:
     if (prefix := _prefix(text)) is not None:
         return _outside(text, prefix, cluster)
     if (found := cluster.endpoints.get(text) or cluster.endpoints.get(f"default/{text}")) is not None:
-        return Side(text, labels=found.labels, ports=found.ports)
+        return Side(text, labels=found.labels, ports=found.ports, audit=found.audit)
     if "=" in text or "," in text or ":" in text:
         return _labelled(text, cluster)
     if not cluster.endpoints:
@@ -165,7 +167,7 @@ def _outside(text: str, prefix: str, cluster: Cluster) -> Side:
         return Side(text, prefix=prefix)
     address = str(network.network_address)
     if (found := cluster.at(address)) is not None:
-        return Side(text, labels=found.labels, ports=found.ports)
+        return Side(text, labels=found.labels, ports=found.ports, audit=found.audit)
     if (service := cluster.service_at(address)) is not None:
         behind = ", ".join(service.backends) or "nobody in the cluster"
         raise QuestionError(

@@ -165,6 +165,15 @@ def test_an_operator_cannot_overlook_it(audited: Gate) -> None:
     assert '"DROPPED"' not in tail
 
 
+def test_explain_knows_who_is_audited(audited: Gate) -> None:
+    question = ("rules", "explain", "--from", "batch", "--to", UNNAMED, "--port", "80/TCP")
+    done = audited.ctl(*question, "-o", "json")
+    assert (done.code, done.json["verdict"], done.json["reason"]) == (0, "AUDIT", "POLICY_DENIED")
+    switch(audited, "batch", "Disabled")
+    done = audited.ctl(*question, "-o", "json")
+    assert (done.code, done.json["verdict"]) == (1, "DROPPED")
+
+
 def test_it_survives_a_restart_of_the_agent(make_gate: Callable[..., Gate]) -> None:
     gate = make_gate()
     switch(gate, "batch", "Enabled")

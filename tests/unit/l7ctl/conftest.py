@@ -45,6 +45,7 @@ STATUS = {
         }
     ],
     "maps": [{"name": "policy", "entries": 32, "capacity": 65536}],
+    "maps_age_seconds": 3.2,
     "datapath": {"layout": "v1", "attach": "tcx", "pins": "/sys/fs/bpf/l7"},
     "audit": {"path": "/var/log/l7/audit.jsonl", "written": 5, "lost": 0, "error": ""},
     "drops": [{"reason": "POLICY_DENIED", "packets": 4, "bytes": 240}],
@@ -98,6 +99,20 @@ spec:
       toPorts:
         - ports: [{port: "80", protocol: TCP}]
 """
+
+GOOD = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: web
+spec:
+  endpointSelector:
+    matchLabels:
+      app: web
+  egress:
+    - toCIDR: [198.51.100.0/24]
+"""
+BAD = GOOD.replace("toCIDR", "toCIDRR")
 
 ANSWERS: dict[str, Any] = {
     "GET /v1/status": STATUS,
@@ -303,3 +318,19 @@ def l7ctl(agent: FakeAgent, run: Callable[..., Result]) -> Callable[..., Result]
         return run("--socket", str(agent.path), *args, stdin=stdin)
 
     return invoke
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A valid policy's file."""
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """The same with a mistake at 10:7."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD)
+    return path

@@ -5,23 +5,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
 
-GOOD = """\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata:
-  name: web
-spec:
-  endpointSelector:
-    matchLabels:
-      app: web
-  egress:
-    - toCIDR: [198.51.100.0/24]
-"""
 WIDE = """\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -31,21 +18,6 @@ spec:
   egress:
     - toPorts: [{ports: [{port: "53", protocol: UDP}], rules: {dns: [{matchPattern: "*.co.uk"}]}}]
 """
-BAD = GOOD.replace("toCIDR", "toCIDRR")
-
-
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    path = tmp_path / "good.yaml"
-    path.write_text(GOOD)
-    return path
-
-
-@pytest.fixture
-def bad(tmp_path: Path) -> Path:
-    path = tmp_path / "bad.yaml"
-    path.write_text(BAD)
-    return path
 
 
 def test_check_says_that_a_good_file_is_valid(run: Run, good: Path) -> None:
@@ -61,9 +33,9 @@ def test_check_names_file_line_and_column_and_exits_with_one(run: Run, bad: Path
     assert result.stdout.endswith("1 problem in 1 file\n")
 
 
-def test_check_reads_standard_input(run: Run) -> None:
-    assert run("rules", "check", "-", stdin=GOOD).exit_code == 0
-    result = run("rules", "check", "-", stdin=BAD)
+def test_check_reads_standard_input(run: Run, good: Path, bad: Path) -> None:
+    assert run("rules", "check", "-", stdin=good.read_text()).exit_code == 0
+    result = run("rules", "check", "-", stdin=bad.read_text())
     assert result.exit_code == 1
     assert result.stdout.startswith("<stdin>:10:7: ")
 

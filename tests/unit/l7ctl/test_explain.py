@@ -132,13 +132,47 @@ def test_an_invalid_policy_exits_with_two_and_names_the_place(run: Run, tmp_path
 def test_without_files_the_rules_in_force_and_what_the_daemon_knows_are_asked(l7ctl: Run, agent: Any) -> None:
     (web,) = agent.answers["GET /v1/endpoints"]
     labels = ["k8s:app=web", "k8s:io.kubernetes.pod.namespace=default"]
-    agent.answers["GET /v1/endpoints"] = [{**web, "labels": labels}]
+    agent.answers["GET /v1/endpoints"] = [{**web, "identity_labels": labels}]
     where = ("rules", "explain", "--from", "web", "--port", "80/TCP", "-o", "json")
     allowed = l7ctl(*where, "--to", "fqdn:api.example.com")
     assert allowed.exit_code == 0
     assert json.loads(allowed.stdout)["matched"][0]["file"] == "/etc/l7/policies.d/web.yaml"
     assert l7ctl(*where, "--to", "198.51.100.7").exit_code == 0  # learnt under api.example.com
     assert l7ctl(*where, "--to", "198.51.100.8").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status", "port", "code", "verdict"),
+    [
+        ({}, {}, "81/TCP", 1, "DROPPED"),
+        ({"audit": True}, {}, "81/TCP", 0, "AUDIT"),
+        ({"audit": False}, {"policy_audit_mode": True}, "81/TCP", 1, "DROPPED"),
+        ({}, {"enforcement": "never"}, "81/TCP", 0, "FORWARDED"),
+        ({"ports": ["http=80/TCP"]}, {}, "80/TCP", 1, "DROPPED"),
+    ],
+)
+def test_the_daemons_modes_decide_too(
+    l7ctl: Run, agent: Any, endpoint: dict[str, Any], status: dict[str, Any], port: str, code: int, verdict: str
+) -> None:
+    (web,) = agent.answers["GET /v1/endpoints"]
+    labels = ["k8s:app=web", "k8s:io.kubernetes.pod.namespace=default"]
+    agent.answers["GET /v1/endpoints"] = [{**web, "identity_labels": labels, **endpoint}]
+    agent.answers["GET /v1/status"] = {**agent.answers["GET /v1/status"], **status}
+    asked = ("rules", "explain", "--from", "web", "--to", "198.51.100.9", "--port", port)
+    result = l7ctl(*asked, "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["verdict"]) == (code, verdict)
+    assert ("passes only because of audit mode" in l7ctl(*asked).stdout) == (verdict == "AUDIT")
+
+
+def test_whoever_has_only_labels_is_audited_as_the_configuration_says(l7ctl: Run, agent: Any) -> None:
+    agent.answers["GET /v1/status"] = {**agent.answers["GET /v1/status"], "policy_audit_mode": True}
+    result = l7ctl("rules", "explain", "--from", "app=web", "--to", "198.51.100.9", "--port", "81")
+    assert (result.exit_code, "POLICY_DENIED" in result.stdout) == (0, True)
+
+
+def test_ports_have_the_names_that_the_daemon_knows(l7ctl: Run, agent: Any) -> None:
+    result = l7ctl("rules", "explain", "--from", "reserved:world", "--to", "web", "--port", "http")
+    assert result.stdout.startswith("reserved:world -> web 8080/TCP")
 
 
 def test_a_daemon_that_fails_is_no_deny(l7ctl: Run, run: Run, agent: Any, tmp_path: Path) -> None:

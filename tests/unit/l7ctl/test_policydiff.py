@@ -11,18 +11,6 @@ from click.testing import Result
 
 Run = Callable[..., Result]
 
-GOOD = """\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata:
-  name: web
-spec:
-  endpointSelector:
-    matchLabels:
-      app: web
-  egress:
-    - toCIDR: [198.51.100.0/24]
-"""
 RECORD = {
     "time": "2026-01-31T12:00:00.000000Z",
     "node": "n",
@@ -49,16 +37,9 @@ RECORD = {
 
 
 @pytest.fixture
-def good(tmp_path: Path) -> Path:
-    path = tmp_path / "good.yaml"
-    path.write_text(GOOD)
-    return path
-
-
-@pytest.fixture
-def wider(tmp_path: Path) -> Path:
-    path = tmp_path / "wider.yaml"
-    path.write_text(GOOD.replace("[198.51.100.0/24]", "[198.51.100.0/24, 203.0.113.0/24]"))
+def wider(good: Path) -> Path:
+    path = good.with_name("wider.yaml")
+    path.write_text(good.read_text().replace("[198.51.100.0/24]", "[198.51.100.0/24, 203.0.113.0/24]"))
     return path
 
 
@@ -72,7 +53,7 @@ def test_diff_of_the_policy_directory_sends_no_files(l7ctl: Run, agent: Any) -> 
 
 def test_diff_of_files_sends_their_text(l7ctl: Run, agent: Any, good: Path) -> None:
     l7ctl("rules", "diff", str(good))
-    assert agent.asked[0][1] == {"sources": [{"path": str(good), "text": GOOD}]}
+    assert agent.asked[0][1] == {"sources": [{"path": str(good), "text": good.read_text()}]}
 
 
 def test_diff_of_an_unreadable_file_sends_nothing(l7ctl: Run, agent: Any) -> None:

@@ -3,41 +3,12 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
-
-GOOD = """\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata:
-  name: web
-spec:
-  endpointSelector:
-    matchLabels:
-      app: web
-  egress:
-    - toCIDR: [198.51.100.0/24]
-"""
-BAD = GOOD.replace("toCIDR", "toCIDRR")
-
-
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    path = tmp_path / "good.yaml"
-    path.write_text(GOOD)
-    return path
-
-
-@pytest.fixture
-def bad(tmp_path: Path) -> Path:
-    path = tmp_path / "bad.yaml"
-    path.write_text(BAD)
-    return path
 
 
 def test_reload_prints_the_revision_and_what_changed(l7ctl: Run, agent: Any) -> None:

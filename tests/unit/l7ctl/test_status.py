@@ -39,6 +39,7 @@ def test_processes_tables_and_drops_are_listed(l7ctl: Run) -> None:
     shown = [line.split() for line in l7ctl("status").stdout.splitlines()]
     assert ["http-0", "4712", "ready", "7", "0", "yes", "0"] in shown
     assert ["policy", "32", "65536", "0%"] in shown
+    assert ["Kernel", "tables,", "counted", "3", "s", "ago"] in shown
     assert ["POLICY_DENIED", "4", "240"] in shown
 
 

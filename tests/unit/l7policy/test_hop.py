@@ -83,6 +83,12 @@ def test_what_is_only_recorded_passes_at_every_layer() -> None:
         assert (reply.reason, reply.audited, reply.packets_pass) == (reason, reason != Reason.NONE, True)
 
 
+def test_what_cannot_be_read_is_refused_in_audit_mode_too() -> None:
+    asked = ask("app=web", "192.0.2.1", "80", http=HttpRequest("GET", "/a", malformed="//"))
+    reply = answer(hops(POLICIES, asked, Setting(audit=True))[0], asked, Protocol.TCP)
+    assert (reply.reason, reply.audited) == (Reason.HTTP_MALFORMED, False)
+
+
 def test_every_mode_is_the_engines() -> None:
     asked = ask("app=other", "app=db", "80")
     assert passes(hops(POLICIES, asked)[0], asked)
