@@ -100,7 +100,8 @@ async def serve(config: Config, slot: int) -> None:
     server = HttpServer(enforcement, port.record, limits, demand=port.demand)
     listeners = [dataplane.listener(sockets.listener, family, HTTP_PORT) for family in dataplane.FAMILIES]
     for listener in listeners:
-        dataplane.register(maps, listener, ProxyKind.HTTP, Protocol.TCP, slot)
+        for kind in (ProxyKind.HTTP, ProxyKind.TLS):
+            dataplane.register(maps, listener, kind, Protocol.TCP, slot)
     await port.start()
     # Until this process knows the rules, connections wait in the listeners' queues instead of being refused.
     if await dataplane.first(role.committed, stop) is role.committed:

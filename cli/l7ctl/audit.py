@@ -55,7 +55,9 @@ def audit() -> None:
     "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many of the last records."
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with new records, across rotations, until Ctrl-C.")
-@click.option("--layer", "layers", multiple=True, type=click.Choice(["packet", "http", "dns"]), help="May be repeated.")
+@click.option(
+    "--layer", "layers", multiple=True, type=click.Choice(["packet", "http", "dns", "tls"]), help="May be repeated."
+)
 @click.option("--endpoint", "endpoints", multiple=True, metavar="NAME|ID", help="Whose policy denied. May be repeated.")
 @click.option(
     "--reason",

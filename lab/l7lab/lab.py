@@ -26,7 +26,7 @@ from l7lab.services import BACKEND_PORTS, OUTSIDE_PORTS, Dnsmasq, Nginx
 from l7lab.topology import Host, Workload
 
 ENDINGS: Final = (signal.SIGTERM, signal.SIGHUP)
-NEEDED: Final = ("ip", "nsenter", "sysctl", "mount", "umount", "curl", "dig", "ping", "nginx", "dnsmasq")
+NEEDED: Final = ("ip", "nsenter", "sysctl", "mount", "umount", "curl", "dig", "ping", "nginx", "dnsmasq", "openssl")
 
 
 class Terminated(KeyboardInterrupt):

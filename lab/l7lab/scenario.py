@@ -151,6 +151,8 @@ class Scenario:
             Probe(
                 "the CDN after asking for its name", "200", lambda: get(frontend, "http://www.cdn.example.com/", CDN_V4)
             ),
+            Probe("TLS to the CDN, for its name", "200", lambda: get(frontend, "https://www.cdn.example.com/", CDN_V4)),
+            Probe("TLS to the same address, for another name", "reset", self.other_name),
             Probe("frontend reads from the backend, by label", "200", lambda: get(frontend, orders, backend.v4)),
             Probe("frontend writes to the backend", "403", lambda: get(frontend, orders, backend.v4, "POST")),
             Probe("frontend reads from the backend over IPv6", "200", lambda: get(frontend, orders, backend.v6)),
@@ -227,6 +229,7 @@ class Scenario:
             ("a request at the backend's ingress", "HTTP_DENIED", "backend"),
             ("bytes that are not HTTP", "HTTP_MALFORMED", "frontend"),
             ("a forbidden name", "DNS_DENIED", "frontend"),
+            ("a forbidden server name", "SNI_DENIED", "frontend"),
         )
         yield from together([self._record(*one) for one in wanted])
 
@@ -272,6 +275,13 @@ class Scenario:
         if any(seen.status == 400 for seen in self.lab.web.seen()):
             return "reached the server"
         return "refused" if result.closed else f"neither refused nor closed: {result.error}"
+
+    def other_name(self) -> str:
+        """Ask the CDN's address for a site that is not the CDN's."""
+        result = traffic.http(self.frontend.namespace, "https://www.example.com/", address=CDN_V4, timeout=3.0)
+        if any(seen.server_name == "www.example.com" for seen in self.lab.web.seen()):
+            return "reached the server"
+        return "reset" if "reset" in result.error or "SSL_ERROR_SYSCALL" in result.error else str(result)
 
     def learn(self) -> str:
         """Ask for a name for the first time, and use the answer at once."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from l7lab.namespace import LabError, Namespace
+from l7lab.namespace import LabError, Namespace, run
 from l7lab.process import Process
 from l7lab.topology import IN_CIDR, RESOLVER_V4, RESOLVER_V6
 
@@ -21,7 +21,8 @@ BIG_BYTES: Final = 8 << 20
 """Length of what /big returns."""
 
 OUTSIDE_PORTS: Final = (80, 443, 8080)
-BACKEND_PORTS: Final = (8080, 9090)
+BACKEND_PORTS: Final = (8080, 8443, 9090)
+TLS_PORTS: Final = (443, 8443)
 
 # Addresses of each name; the lab's web server listens on all of them.
 ZONE: Final[dict[str, tuple[str, ...]]] = {
@@ -36,6 +37,11 @@ ALIASES: Final = {"www.cdn.example.com": "edge.cdn.example.net"}
 SHORT_TTL: Final = 2
 LONG_TTL: Final = 60
 
+CERTIFICATE: Final = (
+    *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"),
+    *("-subj", "/CN=l7lab", "-addext", f"subjectAltName={','.join(f'DNS:{name}' for name in (*ZONE, *ALIASES))}"),
+)
+
 NGINX_CONFIG = """\
 user root;
 worker_processes 1;
@@ -46,7 +52,7 @@ events {{ worker_connections 4096; }}
 http {{
     log_format seen escape=json '{{"method":"$request_method","uri":"$request_uri","host":"$http_host",'
         '"remote":"$remote_addr","remote_port":"$remote_port","address":"$server_addr","port":"$server_port",'
-        '"request_length":$request_length,"status":$status,"connection":$connection}}';
+        '"server_name":"$ssl_server_name","request_length":$request_length,"status":$status,"connection":$connection}}';
     access_log {folder}/access.log seen;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
@@ -57,6 +63,10 @@ http {{
     keepalive_requests 1000000;
     keepalive_timeout 600s;
     default_type text/plain;
+    ssl_certificate {folder}/certificate.pem;
+    ssl_certificate_key {folder}/key.pem;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_ecdh_curve X25519:prime256v1;
     server {{
         {listen}
         location / {{
@@ -87,6 +97,8 @@ class Seen:
     remote_port: str
     address: str
     port: str
+    server_name: str
+    """As the TLS client asked for it; empty without TLS or without a name."""
     request_length: int
     """Bytes of head and body that arrived."""
     status: int
@@ -102,12 +114,22 @@ class Nginx:
         (folder / "upload").mkdir(parents=True)
         pattern = bytes(range(256)) * 4096
         (folder / "big").write_bytes(pattern * (BIG_BYTES // len(pattern)))
-        listen = " ".join(f"listen {port} backlog=4096; listen [::]:{port} backlog=4096;" for port in ports)
+        listen = " ".join(
+            f"listen {address}{port}{' ssl' if port in TLS_PORTS else ''} backlog=4096;"
+            for port in ports
+            for address in ("", "[::]:")
+        )
+        run([*CERTIFICATE, "-out", str(self.certificate), "-keyout", str(folder / "key.pem")])
         config = folder / "nginx.conf"
         config.write_text(NGINX_CONFIG.format(folder=folder, listen=listen))
         argv = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
         self.process = Process(namespace, argv, folder / "output.log")
         self.process.wait_listening(*ports)
+
+    @property
+    def certificate(self) -> Path:
+        """Its own, signed by itself: a client that trusts it has proof of whom it talks to."""
+        return self.folder / "certificate.pem"
 
     def seen(self) -> list[Seen]:
         """Every request that reached it, oldest first."""

@@ -115,15 +115,22 @@ def http(
     upload: Path | None = None,
     connect_timeout: float = 1.0,
     timeout: float = 10.0,
+    certificate: Path | None = None,
     options: Sequence[str] = (),
 ) -> HttpResult:
-    """Request `url`, at `address` if given (no DNS then; the Host header stays the URL's)."""
+    """Request `url`, at `address` if given (no DNS then; the Host header stays the URL's).
+
+    Over TLS the server must prove that it has `certificate`; if none is given, any will do.
+    """
     argv = ["curl", "-q", "-s", "-g", "--noproxy", "*", "--path-as-is", "-w", "%{stderr}%{json}", "-X", method]
     argv += ["--connect-timeout", str(connect_timeout), "-m", str(timeout)]
     if method == "HEAD":
         argv.append("--head")
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        argv += ["-k"] if certificate is None else ["--cacert", str(certificate)]
     if address:
-        argv += ["--connect-to", f"::[{address}]:{urlsplit(url).port or 80}"]
+        argv += ["--connect-to", f"::[{address}]:{parts.port or (443 if parts.scheme == 'https' else 80)}"]
     for header in headers:
         argv += ["-H", header]
     if body is not None:

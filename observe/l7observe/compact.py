@@ -23,7 +23,7 @@ RESERVED: Final = {
     ids.INGRESS: "ingress",
 }
 
-_TYPES: Final = {"http": "http-request", "dns": "dns-request proxy", "packet": "drop"}
+_TYPES: Final = {"http": "http-request", "dns": "dns-request proxy", "tls": "tls-handshake", "packet": "drop"}
 _BY_POLICY: Final = frozenset({"POLICY_DENIED", "POLICY_DENY"})
 
 
@@ -66,6 +66,8 @@ def _summary(record: AuditRecord) -> str:
         what = f"DNS Query {record.dns.query}. {record.dns.qtype}" + (
             f" => {record.dns.rcode}" if record.dns.rcode else ""
         )
+    elif record.tls:
+        what = f"TLS {record.tls.sni or 'without a server name'}"
     else:
         what = record.protocol
     parts = [what, f"{record.reason}: {record.reason_text}"]

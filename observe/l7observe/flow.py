@@ -91,6 +91,8 @@ class TlsSummary(msgspec.Struct, omit_defaults=True):
     """The highest that the client offers: ``TLS 1.3``."""
     alpn: tuple[str, ...] = ()
     """The protocols that the client offers."""
+    ech: bool = False
+    """Encrypted Client Hello was offered, or a dummy of it: the name may be a front for another."""
 
 
 class PacketSummary(msgspec.Struct, omit_defaults=True):

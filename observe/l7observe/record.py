@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from l7observe.columns import Column, Columns
-from l7observe.flow import DnsSummary, Flow, FlowPeer, FlowType, HttpSummary, PacketSummary
+from l7observe.flow import DnsSummary, Flow, FlowPeer, FlowType, HttpSummary, PacketSummary, TlsSummary
 from l7policy.verdict import Direction, Protocol, Verdict
 
 PASSED: Final = frozenset({Verdict.FORWARDED, Verdict.REDIRECTED})
@@ -82,6 +82,8 @@ class AuditTls(msgspec.Struct, frozen=True):
     sni: str
     version: str
     alpn: tuple[str, ...]
+    ech: bool | msgspec.UnsetType = msgspec.UNSET
+    """Encrypted Client Hello was offered: the name may be a front for another."""
 
 
 class AuditPacket(msgspec.Struct, frozen=True):
@@ -174,7 +176,7 @@ def from_flow(flow: Flow, node: str = "") -> AuditRecord:
         detail=flow.detail,
         http=_http(flow.http) if flow.http is not None else msgspec.UNSET,
         dns=_dns(flow.dns) if flow.dns is not None else msgspec.UNSET,
-        tls=AuditTls(flow.tls.sni, flow.tls.version, flow.tls.alpn) if flow.tls is not None else msgspec.UNSET,
+        tls=_tls(flow.tls) if flow.tls is not None else msgspec.UNSET,
         packet=_packet(flow.packet) if flow.packet is not None else msgspec.UNSET,
         type=flow.type.value,
         l7_type=flow.l7_type.value if flow.type == FlowType.L7 else msgspec.UNSET,
@@ -204,6 +206,10 @@ def _dns(dns: DnsSummary) -> AuditDns:
         dns.cnames or msgspec.UNSET,
         dns.ttl or msgspec.UNSET,
     )
+
+
+def _tls(tls: TlsSummary) -> AuditTls:
+    return AuditTls(tls.sni, tls.version, tls.alpn, tls.ech or msgspec.UNSET)
 
 
 def _packet(packet: PacketSummary) -> AuditPacket:
@@ -269,6 +275,8 @@ def _what(record: AuditRecord) -> str:
         return f"{record.http.method} {record.http.host}{record.http.path}".strip()
     if record.dns:
         return f"{record.dns.query} {record.dns.qtype}".strip()
+    if record.tls:
+        return f"TLS {record.tls.sni}".strip()
     return record.protocol
 
 

@@ -46,8 +46,6 @@ def _of_subject(policy: Policy) -> Iterator[str]:
 def _of_rule(rule: Rule) -> Iterator[str]:
     for peer in rule.peers or ():
         yield from _of_peer(peer)
-    if rule.server_names is not None:
-        yield "serverNames"
 
 
 def _of_peer(peer: Peer) -> Iterator[str]:

@@ -25,6 +25,7 @@ from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_ide
 from l7policy.judgement import Judgement, judge
 from l7policy.model import EndpointPolicy, HttpRule, Labels, Snapshot
 from l7policy.names import NameSet, hash64, name_set
+from l7policy.sni import ServerNames, server_names
 from l7policy.trust import scope, scoped, selectors
 from l7policy.verdict import Direction, ProxyKind, Reason
 
@@ -69,6 +70,7 @@ class _Ruling:
     judgement: Judgement
     http: HttpRules | None
     names: NameSet | None
+    server_names: ServerNames | None
     rule: str
     policies: tuple[str, ...]
 
@@ -232,6 +234,7 @@ class Enforcement:
                 judgement,
                 None if judgement.http is None else view.http(judgement.http),
                 None if judgement.dns is None else name_set(judgement.dns),
+                None if judgement.server_names is None else server_names(judgement.server_names),
                 ", ".join(str(origin) for origin in judgement.origins[:_RULES_NAMED]),
                 policy.selected_by,
             )
@@ -286,4 +289,5 @@ def _stage_of(ruling: _Ruling, direction: Direction, endpoint: int) -> Stage:
         ruling.names,
         L7Decision(True, Reason.NONE, ruling.rule, ruling.policies, direction, endpoint),
         L7Decision(judgement.audit, reason, ruling.rule, ruling.policies, direction, endpoint, audited=judgement.audit),
+        ruling.server_names,
     )

@@ -15,6 +15,7 @@ from l7policy.http import HttpRules
 from l7policy.judgement import PolicyVerdict
 from l7policy.model import Labels
 from l7policy.names import NameSet
+from l7policy.sni import ServerNames
 from l7policy.verdict import Direction, Reason
 
 
@@ -65,6 +66,7 @@ class Stage:
     passed: L7Decision
     refused: L7Decision
     """For a denied flow and for a request or question that no rule allows alike. Of an audited endpoint it allows."""
+    server_names: ServerNames | None = None
 
     @property
     def direction(self) -> Direction:
@@ -179,6 +181,26 @@ class FlowPolicy:
                 return stage.misdirected()
         decision = audited or allowed or self._nobody()
         return _reviewed(decision, reviews) if reviews else decision
+
+    def tls_required(self) -> bool:
+        """Whether what flows must be TLS: some policy limits server names."""
+        return any(stage.server_names is not None for stage in self._current())
+
+    def tls(self, name: str) -> L7Decision:
+        """Whether a TLS connection that asks for a server name may pass; "" asks for none, or is no TLS at all."""
+        allowed = audited = None
+        for stage in self._current():
+            refused = stage.verdict == PolicyVerdict.DENY
+            if stage.verdict == PolicyVerdict.REDIRECT:
+                if stage.server_names is None:
+                    return stage.misdirected()
+                refused = not stage.server_names.matches(name)
+            if refused:
+                if not stage.refused.audited:
+                    return stage.refused
+                audited = audited or stage.refused
+            allowed = allowed or stage.passed
+        return audited or allowed or self._nobody()
 
     def dns(self, name: str) -> L7Decision:
         """Whether a name may be asked for. Names are limited on egress; ingress may only refuse the flow."""

@@ -137,7 +137,7 @@ def _dns(judgement: Judgement, question: Question) -> Answer:
 def _tls(judgement: Judgement, question: Question) -> Answer:
     if question.http is not None or question.dns is not None:
         # What is limited to server names must be TLS.
-        return Answer(judgement, False, Reason.SNI_DENIED)
+        return Answer(judgement, False, Reason.TLS_MALFORMED)
     if question.sni is None or judgement.server_names is None:
         return Answer(judgement, True, Reason.NONE)
     allowed = server_names(judgement.server_names).matches(question.sni)

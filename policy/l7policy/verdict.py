@@ -83,6 +83,8 @@ class Reason(IntEnum):
     DNS_UPSTREAM_INVALID = (223, "The name server's answer did not fit the question")
     DNS_LIMIT = (224, "Too many queries in flight")
     SNI_DENIED = (230, "No rule allows the TLS server name")
+    TLS_MALFORMED = (231, "Not TLS, or a ClientHello that two servers could read differently")
+    TLS_TIMEOUT = (232, "The TLS connection fell silent: no ClientHello in time, or no byte for too long")
     DNS_LEARN_FAILED = (225, "A learnt address could not be written to the kernel, so the answer was withheld")
 
 

@@ -4,6 +4,7 @@
 import msgspec
 
 from l7policy.verdict import Reason, Verdict
+from l7proxy.client_hello import ClientHello
 from l7proxy.head import RequestHead
 from l7proxy.judge import Decision
 
@@ -61,7 +62,10 @@ class ResetClient(Command, frozen=True, gc=False):
 
 
 class Record(Command, frozen=True):
-    """One judged request, or what could be read of it, for the log. What passed is recorded when its answer ends."""
+    """One judged request or TLS connection, or what could be read of it, for the log.
+
+    A request that passed is recorded when its answer ends.
+    """
 
     verdict: Verdict
     reason: Reason
@@ -77,6 +81,9 @@ class Record(Command, frozen=True):
     """Seconds from the whole request head to the whole head of the answer."""
     request_bytes: int = 0
     response_bytes: int = 0
+    layer: str = "http"
+    hello: ClientHello | None = None
+    """Of a TLS connection, if it could be read."""
 
     @classmethod
     def refused(

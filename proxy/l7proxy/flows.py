@@ -6,7 +6,7 @@ Header values are never part of it, and no password: a target's userinfo is cut 
 
 from typing import Final
 
-from l7observe.flow import Flow, FlowPeer, FlowType, HttpSummary, L7Type
+from l7observe.flow import Flow, FlowPeer, FlowType, HttpSummary, L7Type, TlsSummary
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
 from l7proxy.commands import Record
 from l7proxy.judge import FlowPolicy, Side
@@ -41,7 +41,7 @@ class Flows:
             self._peers = (_peer(self._client, source), _peer(self._destination, destination))
         # What could not be judged as a request is put down to the rule that wanted it to be one.
         decision = record.decision or self._policy.admitted()
-        summary = None
+        summary, hello = None, record.hello
         if record.method or record.status:
             summary = HttpSummary(
                 record.method,
@@ -57,7 +57,7 @@ class Flows:
         # By position: by name it takes four times as long, and this is done for every request.
         return Flow(
             time,
-            "http",
+            record.layer,
             record.verdict,
             record.reason,
             decision.direction,
@@ -67,12 +67,12 @@ class Flows:
             decision.endpoint,
             summary,
             None,
-            None,
+            None if hello is None else TlsSummary(hello.sent, hello.version, hello.alpn, hello.ech),
             None,
             _L7,
             _RESPONSE if record.verdict == _FORWARDED else _REQUEST,
             int(record.latency * 1e9),
-            "http",
+            record.layer,
             decision.rule,
             decision.policies,
             self._policy.revision,

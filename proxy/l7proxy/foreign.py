@@ -4,10 +4,11 @@
 from typing import Final
 
 _TLS_HANDSHAKE: Final = b"\x16\x03"
+TLS: Final = "TLS ClientHello: HTTP rules cannot see into TLS, limit this port by serverNames"
 
 # Apart from TLS, which is waited for, each must be told by the bytes up to the first that no request begins with.
 _PREFIXES: Final = (
-    (_TLS_HANDSHAKE, "TLS ClientHello"),
+    (_TLS_HANDSHAKE, TLS),
     (b"SSH-", "SSH"),
     (b"\x00", "binary protocol"),
     (b"\x05", "SOCKS5"),

@@ -92,6 +92,14 @@ class FlowPolicy(Protocol):
         """Whether the connection as such may go on, and the rule that brought it here."""
         ...
 
+    def tls_required(self) -> bool:
+        """Whether the connection must be TLS."""
+        ...
+
+    def tls(self, name: str) -> Decision:
+        """Judges a TLS connection by the server name that it asks for; "" if there is none, or no TLS."""
+        ...
+
     def http(self, method: bytes, path: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Decision:
         """Judges one request, as bytes that will be sent. `path` includes the query, `host` the port."""
         ...

@@ -20,6 +20,7 @@ from l7proxy.commands import Record, SendToClient, SendToServer
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
 from l7proxy.sockets import Address
+from l7proxy.tls_exchange import TlsExchange
 
 Dial = Callable[[Address, Address], Awaitable[socket.socket]]
 """Connects from a client's address to a destination. Raises OSError if it cannot."""
@@ -34,7 +35,7 @@ class Owner(Protocol):
     dial: Dial
     limits: Limits
 
-    def admit(self, relay: "ClientSide", client: Address, destination: Address) -> Exchange | None:
+    def admit(self, relay: "ClientSide", client: Address, destination: Address) -> Exchange | TlsExchange | None:
         """What is to happen on a new connection, None if it is refused."""
         ...
 
@@ -63,7 +64,7 @@ class ClientSide(asyncio.Protocol):
         self._client_slow = False
         self.client: Address = ("", 0)
         self.destination: Address = ("", 0)
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | TlsExchange | None = None
 
     # The client's transport
 

@@ -25,6 +25,7 @@ from l7proxy.judge import Judge
 from l7proxy.limits import Limits
 from l7proxy.relay import ClientSide, Dial
 from l7proxy.sockets import Address
+from l7proxy.tls_exchange import TlsExchange
 
 _TICK = 0.5
 """Seconds between two looks at the deadlines. One timer for all costs less than one for each."""
@@ -98,7 +99,7 @@ class HttpServer:
 
     # What a relay asks of its owner
 
-    def admit(self, relay: ClientSide, client: Address, destination: Address) -> Exchange | None:
+    def admit(self, relay: ClientSide, client: Address, destination: Address) -> Exchange | TlsExchange | None:
         """See `relay.Owner.admit`."""
         address = client[0]
         if len(self._relays) >= self._max_connections:
@@ -113,7 +114,11 @@ class HttpServer:
             return None
         self._relays[relay] = flows.Flows(policy, client, destination)
         self._per_client[address] += 1
-        return Exchange(policy, self.limits, time.monotonic(), self._demand)
+        now = time.monotonic()
+        # One listener takes what was redirected for either: policy says here which of the two it must be.
+        if policy.tls_required():
+            return TlsExchange(policy, self.limits, now, self._demand)
+        return Exchange(policy, self.limits, now, self._demand)
 
     def report(self, relay: ClientSide, record: Record) -> None:
         """See `relay.Owner.report`."""

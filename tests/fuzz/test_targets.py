@@ -86,10 +86,28 @@ def _can_be_doubled(expression: str) -> bool:
     )
 
 
+def read_client_hello(data: bytes) -> None:
+    """A TLS client's first bytes are a hello or refused, and it does not matter how they were cut."""
+    from l7proxy.client_hello import ClientHello, HelloReader  # noqa: PLC0415
+    from l7proxy.head import NEED_MORE  # noqa: PLC0415
+
+    reader, pieces = HelloReader(), HelloReader()
+    found = reader.feed(data)
+    for byte in data:
+        same = pieces.feed(bytes([byte]))
+        if same is not NEED_MORE:
+            break
+    if data:
+        assert same == found
+    if isinstance(found, ClientHello):
+        assert (pieces.size, found.name) == (reader.size, "" if found.fault else found.sent)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "documents": read_documents,
     "names": read_names,
     "expressions": read_expressions,
+    "client_hello": read_client_hello,
 }
 
 
@@ -106,10 +124,11 @@ def main() -> None:
     import atheris  # noqa: PLC0415 - not needed to replay
 
     name = sys.argv.pop(1)
-    with atheris.instrument_imports(include=["l7policy"]):
+    with atheris.instrument_imports(include=["l7policy", "l7proxy"]):
         import l7policy.documents  # noqa: PLC0415
         import l7policy.http  # noqa: PLC0415
         import l7policy.names  # noqa: F401, PLC0415
+        import l7proxy.client_hello  # noqa: F401, PLC0415
     atheris.Setup(sys.argv, TARGETS[name])
     atheris.Fuzz()
 

@@ -68,6 +68,20 @@ def gate() -> Iterator[Gate]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def module_gate() -> Iterator[Callable[[dict[str, str]], Gate]]:
+    """Makes a daemon with a module's own policies, ready, with all workloads registered."""
+    with ExitStack() as stack:
+
+        def make(policies: dict[str, str]) -> Gate:
+            running = stack.enter_context(gated(policies))
+            running.start()
+            running.add_all()
+            return running
+
+        yield make
+
+
 @pytest.fixture
 def unstarted_gate() -> Iterator[Callable[..., Gate]]:
     """Makes a daemon that is configured and not started, on a lab of the test's own."""

@@ -33,6 +33,7 @@ from l7policy.enforcement import EndpointRow, Enforcement
 from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision
 from l7policy.model import EndpointPolicy, HttpRule, Origin, Port, Rule, Snapshot
 from l7policy.verdict import Direction, Protocol
+from l7proxy import foreign
 from l7proxy.server import HttpServer
 from l7proxy.sockets import listener
 
@@ -328,7 +329,7 @@ def test_a_reload_reaches_a_kept_alive_connection(net: Net) -> None:
 def test_tls_on_an_http_port_is_refused_and_audited(net: Net) -> None:
     before = len(net.seen())
     assert net.curl("-k", f"https://{SERVERS[0]}:80/").returncode == 35
-    net.wait(lambda: any(flow.get("detail") == "TLS ClientHello" for flow in net.flows))
+    net.wait(lambda: any(flow.get("detail") == foreign.TLS for flow in net.flows))
     assert len(net.seen()) == before
 
 

@@ -63,7 +63,8 @@ def test_a_workload_reaches_every_service_and_is_seen_by_its_own_address(lab: La
 
 @pytest.mark.parametrize("port", services.OUTSIDE_PORTS)
 def test_the_web_server_listens_on_each_port(lab: Lab, port: int) -> None:
-    assert traffic.http(lab.batch.namespace, f"http://x.example:{port}/", address="198.51.100.3").status == 200
+    scheme = "https" if port in services.TLS_PORTS else "http"
+    assert traffic.http(lab.batch.namespace, f"{scheme}://x.example:{port}/", address="198.51.100.3").status == 200
 
 
 def test_workloads_reach_each_other(lab: Lab, workload: Workload) -> None:

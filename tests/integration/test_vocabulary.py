@@ -39,11 +39,11 @@ spec:
 UNENFORCED = """\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
-metadata: {name: names-in-tls, namespace: shop}
+metadata: {name: api-server, namespace: shop}
 spec:
   endpointSelector: {matchLabels: {app: batch}}
   egress:
-    - toPorts: [{ports: [{port: "443", protocol: TCP}], serverNames: [api.example.com]}]
+    - toEntities: [kube-apiserver]
 """
 
 
@@ -68,10 +68,10 @@ def test_an_administrators_deny_goes_before_what_the_namespace_allows(make_gate:
 
 def test_what_is_understood_but_not_enforced_yet_is_refused_with_its_place(make_gate: Callable[..., Gate]) -> None:
     gate = make_gate({"batch.yaml": BATCH})
-    gate.write("tls.yaml", UNENFORCED)
+    gate.write("unenforced.yaml", UNENFORCED)
     refused = gate.ctl("rules", "reload")
     assert refused.code == 1
-    assert "tls.yaml:7:" in refused.err
+    assert "unenforced.yaml:7:" in refused.err
     assert "not enforced" in refused.err
 
 

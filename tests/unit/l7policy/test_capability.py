@@ -16,10 +16,6 @@ def policies(spec: str, subject: str = "endpointSelector: {}") -> tuple[Policy, 
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        (
-            "egress:\n- toPorts:\n  - ports: [{port: '443', protocol: TCP}]\n    serverNames: [a.example]",
-            "f:8:7: base egress[0].toPorts[0]: serverNames",
-        ),
         ("egressDeny: [{toNodes: [{}]}]", "f:6:16: base egressDeny[0]: a selector of nodes"),
         ("ingressDeny: [{fromEntities: [kube-apiserver]}]", "base ingressDeny[0]: the entity kube-apiserver"),
         ("ingress: [{fromEndpoints: [{matchLabels: {'reserved:health': ''}}]}]", "the label reserved:health"),
@@ -45,6 +41,7 @@ def test_what_is_enforced_is_not_refused() -> None:
     found = policies(
         "egress:\n- toEntities: [world, host]\n  icmps: [{fields: [{type: EchoRequest}]}]\n"
         "- toFQDNs: [{matchPattern: '**.example.com'}]\n"
+        "- toPorts: [{ports: [{port: '443', protocol: TCP}], serverNames: ['*.example.com']}]\n"
         "- toPorts: [{ports: [{port: '80', protocol: TCP}],"
         " rules: {http: [{headerMatches: [{name: X-A, secret: {name: s}, mismatch: REPLACE}], headers: [X-B]}]}}]"
     )

@@ -59,8 +59,8 @@ def test_a_request_that_the_proxy_would_not_read_meets_no_rule() -> None:
         ("443", {"sni": "a.example"}, Reason.NONE),
         ("443", {"sni": "b.example"}, Reason.SNI_DENIED),
         ("443", {"sni": ""}, Reason.SNI_DENIED),
-        ("443", {"http": HttpRequest("GET", "/")}, Reason.SNI_DENIED),
-        ("443", {"dns": "a.example"}, Reason.SNI_DENIED),
+        ("443", {"http": HttpRequest("GET", "/")}, Reason.TLS_MALFORMED),
+        ("443", {"dns": "a.example"}, Reason.TLS_MALFORMED),
         ("443", {}, Reason.NONE),
     ],
 )

@@ -102,6 +102,4 @@ def test_selectors_that_match_no_pod_are_told_when_the_pods_are_known() -> None:
 
 
 def test_what_the_daemon_would_refuse_is_told() -> None:
-    assert found(policy('toPorts: [{ports: [{port: "443", protocol: TCP}], serverNames: [a.example]}]')) == [
-        ("0.yaml", 7, "not-enforced")
-    ]
+    assert found(policy("toEntities: [kube-apiserver]")) == [("0.yaml", 7, "not-enforced")]

@@ -14,6 +14,7 @@ from l7policy.verdict import Direction, Protocol
 from l7proxy.commands import Command, Record
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
+from l7proxy.tls_exchange import TlsExchange
 
 CLIENT = "192.0.2.10"
 SERVER = "198.51.100.7"
@@ -44,7 +45,9 @@ class World:
         allowed = (
             () if rules is None else (Rule(Direction.EGRESS, Origin("shop/web", "egress[0]"), None, ports, http=rules),)
         )
-        policy = EndpointPolicy(rules=allowed, enforce_egress=True, selected_by=("shop/web",), audit=audit)
+        self._put(EndpointPolicy(rules=allowed, enforce_egress=True, selected_by=("shop/web",), audit=audit))
+
+    def _put(self, policy: EndpointPolicy) -> None:
         revision = Revision(self.number + 1)
         identities: dict[IdentityId, tuple[str, ...]] = {
             IdentityId(1000): ("k8s:app=web",),
@@ -53,6 +56,12 @@ class World:
         self.enforcement.prepare(Snapshot(revision, {PolicyId(1): policy}, identities, {}, ()))
         self.enforcement.commit(revision)
         self.number = revision
+
+    def load_names(self, names: tuple[str, ...] | None, *, audit: bool = False) -> None:
+        """A new revision that limits TLS to server names. None: no limit."""
+        ports = (Port(Protocol.TCP, 1, 65535),)
+        rule = Rule(Direction.EGRESS, Origin("shop/web", "egress[0]"), None, ports, server_names=names)
+        self._put(EndpointPolicy(rules=(rule,), enforce_egress=True, selected_by=("shop/web",), audit=audit))
 
     def policy(self) -> FlowPolicy:
         """The policy of a connection from the workload to the outside."""
@@ -80,10 +89,12 @@ class World:
 class Playbook:
     """Plays events to an exchange. Each returns the commands that follow, without records: those are collected."""
 
-    def __init__(self, policy: FlowPolicy, limits: Limits, *, record_forwarded: bool) -> None:
+    def __init__(
+        self, kind: type[Exchange | TlsExchange], policy: FlowPolicy, limits: Limits, *, record_forwarded: bool
+    ) -> None:
         self.now = 0.0
         self.records: list[Record] = []
-        self.exchange = Exchange(policy, limits, self.now, Demand(record_forwarded))
+        self.exchange = kind(policy, limits, self.now, Demand(record_forwarded))
 
     def client(self, data: bytes) -> list[Command]:
         return self._played(self.exchange.client_data(data, self.now))
@@ -135,6 +146,17 @@ def world() -> World:
 @pytest.fixture
 def playbook(world: World) -> Callable[..., Playbook]:
     def begin(limits: Limits | None = None, *, record_forwarded: bool = False) -> Playbook:
-        return Playbook(world.policy(), limits or Limits(), record_forwarded=record_forwarded)
+        return Playbook(Exchange, world.policy(), limits or Limits(), record_forwarded=record_forwarded)
+
+    return begin
+
+
+@pytest.fixture
+def tls_playbook(world: World) -> Callable[..., Playbook]:
+    """A connection that must be TLS, for a.example or what stands below b.example."""
+    world.load_names(("a.example", "*.b.example"))
+
+    def begin(limits: Limits | None = None, *, record_forwarded: bool = False) -> Playbook:
+        return Playbook(TlsExchange, world.policy(), limits or Limits(), record_forwarded=record_forwarded)
 
     return begin

@@ -6,6 +6,7 @@ import pytest
 
 from l7policy.model import HeaderMatch, HttpRule, Mismatch
 from l7policy.verdict import Reason, Verdict
+from l7proxy import foreign
 from l7proxy.commands import (
     CloseClient,
     CloseServer,
@@ -164,7 +165,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("data", "detail"),
         [
-            (b"\x16\x03\x01\x02\x00\x01", "TLS ClientHello"),
+            (b"\x16\x03\x01\x02\x00\x01", foreign.TLS),
             (b"SSH-2.0-OpenSSH_9.2p1\r\n", "SSH"),
             (
                 UPLOAD.replace(b"5\r\n", b"5\r\nTransfer-Encoding: chunked\r\n"),

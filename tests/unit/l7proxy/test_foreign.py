@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
+from l7proxy import foreign
 from l7proxy.foreign import name, undecided
 
 
 @pytest.mark.parametrize(
     ("start", "protocol"),
     [
-        (b"\x16\x03\x01\x00", "TLS ClientHello"),
+        (b"\x16\x03\x01\x00", foreign.TLS),
         (b"\x16\x04", "not an HTTP request"),
         (b"SSH-2.0", "SSH"),
         (b"*1\r\n", "Redis"),

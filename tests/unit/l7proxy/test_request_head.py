@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
+from l7proxy import foreign
 from l7proxy.head import CHUNKED, MAX_HEAD, NEED_MORE, NO_BODY, Malformed, RequestHead
 from l7proxy.request_head import parse
 
@@ -123,7 +124,7 @@ LINE = b"GET / HTTP/1.1\r\n"
         (b"G@T / HTTP/1.1\r\n" + HOST + b"\r\n", "not an HTTP request"),
         (b"A" * 33 + b" / HTTP/1.1\r\n" + HOST + b"\r\n", "not an HTTP request"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 preface"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS ClientHello"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", foreign.TLS),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", "SSH"),
         (LINE + HOST + b"X: " + b"a" * MAX_HEAD + b"\r\n\r\n", "head is too large"),
         (LINE + HOST + b"X: " + b"a" * MAX_HEAD, "head is too large"),

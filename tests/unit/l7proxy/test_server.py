@@ -13,6 +13,7 @@ import uvloop
 from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7policy.verdict import Reason, Verdict
+from l7proxy import foreign
 from l7proxy.limits import Limits
 from l7proxy.server import HttpServer
 
@@ -125,7 +126,7 @@ def test_tls_gets_a_400_and_no_server_hears_of_it(world: Any, run: Callable[[Any
             writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
             assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
             writer.close()
-            assert [(flow.reason, flow.detail) for flow in proxy.flows] == [(Reason.HTTP_MALFORMED, "TLS ClientHello")]
+            assert [(flow.reason, flow.detail) for flow in proxy.flows] == [(Reason.HTTP_MALFORMED, foreign.TLS)]
         assert connected == []
 
     run(main())
