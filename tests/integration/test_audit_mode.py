@@ -165,6 +165,26 @@ def test_an_operator_cannot_overlook_it(audited: Gate) -> None:
     assert '"DROPPED"' not in tail
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("batch/config", {}, 400),
+        ("batch/config", {"audit": "yes"}, 400),
+        ("batch/config", {"audit": True, "debug": True}, 400),
+        ("nobody/config", {"audit": True}, 404),
+        ("batch/labels", {"add": ["reserved:host"]}, 400),
+        ("batch/labels", {"delete": ["app", "io.kubernetes.pod.namespace"]}, 400),
+        ("nobody/labels", {"add": ["a=b"]}, 404),
+    ],
+)
+def test_a_wrong_change_is_refused_and_changes_nothing(
+    gate: Gate, path: str, body: dict[str, object], status: int
+) -> None:
+    before = gate.api("GET", "/v1/endpoints")
+    assert gate.api("PATCH", f"/v1/endpoints/{path}", body)[0] == status
+    assert gate.api("GET", "/v1/endpoints") == before
+
+
 def test_explain_knows_who_is_audited(audited: Gate) -> None:
     question = ("rules", "explain", "--from", "batch", "--to", UNNAMED, "--port", "80/TCP")
     done = audited.ctl(*question, "-o", "json")

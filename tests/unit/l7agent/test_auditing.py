@@ -109,6 +109,13 @@ def test_a_rule_is_named_by_its_cookie(bench: Bench, event: Callable[..., Event]
     assert bench.records()[0]["rule"] == "shop/web egressDeny[0]"
 
 
+def test_an_audited_packet_is_a_policy_verdict_and_in_the_log(bench: Bench, event: Callable[..., Event]) -> None:
+    bench.auditing.kernel_events([event(verdict=Verdict.AUDIT, reason=Reason.POLICY_DENY, cookie=DENY.cookie)])
+    (record,) = bench.records()
+    assert (record["verdict"], record["type"], record["reason"]) == ("AUDIT", "policy-verdict", "POLICY_DENY")
+    assert record["rule"] == str(DENY)
+
+
 def test_an_event_from_before_this_agent_names_what_selects_the_endpoint_now(
     bench: Bench, event: Callable[..., Event]
 ) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From policies and workloads to what the kernel should hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,61 @@ def test_the_same_again_gives_the_same_numbers(table: Endpoints, identities: Ide
     again = compiled(table, Identities(tmp_path / "identities.json"))
     assert (again.identities, again.prefixes) == (first.identities, first.prefixes)
     assert again.endpoint_policies[EndpointId(1)].digest == first.endpoint_policies[EndpointId(1)].digest
+
+
+def test_an_audited_workload_has_a_policy_of_its_own(table: Endpoints, identities: Identities) -> None:
+    one, two = add(table, "one", "web"), add(table, "two", "web")
+    table.put_back(replace(two, audit=True))
+    result = compiled(table, identities)
+    assert [result.endpoint_policies[endpoint.id].audit for endpoint in (one, two)] == [False, True]
+    assert result.endpoint_tables[one.id] != result.endpoint_tables[two.id]
+    assert result.endpoint_identities[one.id] == result.endpoint_identities[two.id]
+    everybody = Compiler(identities, audit=True).compile(documents.load([Source("p.yaml", POLICY)]), table, ())
+    assert all(everybody.endpoint_policies[endpoint.id].audit for endpoint in (one, two))
+
+
+NAMED = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: named, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  egress:
+  - toEndpoints: [{matchLabels: {app: db}}]
+    toPorts: [{ports: [{port: sql, protocol: TCP}]}]
+"""
+
+
+def test_ports_of_workloads_have_numbers_in_policies_and_an_abort_takes_them_back(
+    table: Endpoints, identities: Identities
+) -> None:
+    compiler, policies = Compiler(identities), documents.load([Source("p.yaml", NAMED)])
+
+    def numbers() -> list[int]:
+        return sorted(
+            port.first
+            for rule in compiler.compile(policies, table, ()).endpoint_policies[web.id].rules
+            for port in rule.ports
+        )
+
+    web = add(table, "one", "web")
+    assert numbers() == []
+    compiler.commit()
+    sql = table.add(declarations.declare("sql", ["app=db"], ports=["sql=3306/TCP"]))
+    assert numbers() == [3306]
+    compiler.abort()
+    table.add(declarations.declare("other", ["app=db"], ports=["sql=3307/TCP", "sql=1/UDP"]))
+    assert numbers() == [3306, 3307]
+    compiler.commit()
+    table.remove(sql)
+    assert numbers() == [3307]
+
+
+def test_labels_that_do_not_count_are_in_no_identity(table: Endpoints, identities: Identities) -> None:
+    declared = declarations.declare("one", ["app=web", "team=a", "pod-template-hash=1"])
+    one = table.add(declared)
+    found = Compiler(identities).compile((), table, ())
+    namespace = "k8s:io.kubernetes.pod.namespace=default"
+    assert found.identities[found.endpoint_identities[one.id]] == {"k8s:app=web", "k8s:team=a", namespace}
+    found = Compiler(identities, label_rules=("k8s:app",)).compile((), table, ())
+    assert found.identities[found.endpoint_identities[one.id]] == {"k8s:app=web", namespace}

@@ -14,7 +14,7 @@ from l7agent.identities import Identities
 from l7agent.kernel_state import KernelState
 from l7agent.workload import Attachment
 from l7bpf.errors import MapFull
-from l7bpf.layouts import FqdnIdentity, IpcacheEntry, PolicyEntry, PolicyKey
+from l7bpf.layouts import AUDIT, ENFORCE_EGRESS, FqdnIdentity, IpcacheEntry, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
 from l7policy import documents
 from l7policy.ids import FIRST_FQDN_IDENTITY, Revision
@@ -114,6 +114,13 @@ def test_a_first_rule_set_writes_everything_that_it_says(node: Node) -> None:
     keys = {(key.policy_id, key.identity, key.port) for key in held["policy"]}
     assert keys == {(held["endpoints"][1].policy_id, held["ipcache"][f"198.51.100.{host}/32"], 80) for host in range(2)}
     assert node.kernel.labels_of(held["ipcache"]["198.51.100.0/32"]) == ("cidr:198.51.100.0/32", "reserved:world")
+
+
+def test_an_audited_workload_is_told_to_the_kernel(node: Node) -> None:
+    (one, _) = node.endpoints
+    node.endpoints.put_back(dataclasses.replace(one, audit=True))
+    node.apply(rule(networks=2))
+    assert [row.flags for _, row in sorted(node.maps.endpoints.items())] == [ENFORCE_EGRESS | AUDIT, 0]
 
 
 def test_until_it_is_published_nothing_refers_to_what_is_staged(node: Node) -> None:
