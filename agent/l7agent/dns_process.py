@@ -9,19 +9,26 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 from pathlib import Path
+from typing import Final
 
 from l7agent import dataplane, wire
 from l7agent.config import Config
-from l7agent.control_port import ControlPort
+from l7agent.control_port import AlreadyRunning, ControlPort
 from l7agent.dns_role import DnsRole
+from l7agent.single import Single
 from l7agent.tables import KernelTables
+from l7bpf.maps import Maps
 from l7dns import clock, kernel, precache, sockets
 from l7dns.learner import Learner
 from l7dns.server import DnsServer, Limits
 from l7dns.view import Trust
 from l7policy.enforcement import Enforcement
 from l7policy.verdict import Protocol, ProxyKind
+
+DRAIN: Final = 1.0
+"""Seconds that queries under way get when the process is told to end."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,23 +43,49 @@ def preload(learner: Learner, path: str) -> None:
         _log.error("%s: nothing was taken from it: %s", path, error)
 
 
-async def serve(config: Config) -> None:
-    """Runs the proxy until it is told to stop."""
-    stop = asyncio.Event()
-    dataplane.settle(stop)
-    maps = dataplane.open_maps(config)
-    enforcement = Enforcement(KernelTables(maps))
-    learner = Learner(
+def listen(*, beside: bool) -> list[tuple[Protocol, socket.socket]]:
+    """Where the kernel delivers queries; `beside` another process that listens, on ports of the kernel's choice.
+
+    Nobody sends to these ports: flows are steered to the sockets themselves.
+    """
+    makers = {Protocol.UDP: sockets.udp_listener, Protocol.TCP: sockets.tcp_listener}
+    port = 0 if beside else sockets.DNS_PORT
+    return [
+        (protocol, dataplane.listener(make, family, port))
+        for protocol, make in makers.items()
+        for family in dataplane.FAMILIES
+    ]
+
+
+def _learner(config: Config, maps: Maps, state: Path) -> Learner:
+    trust = Trust(config.dns.trust == "node", tuple(config.dns.trusted_resolvers), tuple(config.dns.special_addresses))
+    return Learner(
         kernel.PinnedTables(maps),
-        Path(config.state) / "dns",
+        state,
         min_ttl=config.dns.min_ttl,
         max_names=config.dns.max_names,
         max_addresses_per_name=config.dns.max_addresses_per_name,
         max_addresses=config.dns.max_addresses,
-        trust=Trust(
-            config.dns.trust == "node", tuple(config.dns.trusted_resolvers), tuple(config.dns.special_addresses)
-        ),
+        trust=trust,
     )
+
+
+async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, replace: bool) -> None:
+    """Runs the proxy until it is told to stop. Raises AlreadyRunning unless it is to `replace` the one that runs."""
+    stop = asyncio.Event()
+    dataplane.settle(stop)
+    maps = dataplane.open_maps(config)
+    state = Path(config.state) / "dns"
+    single = Single(state)
+    if not single.take():
+        if not replace:
+            raise AlreadyRunning(f"{state}: another process works on it")
+        # From here on queries wait in this process's listeners, while the other one finishes what it has.
+        for protocol, listener in made:
+            dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
+        await single.take_over()
+    enforcement = Enforcement(KernelTables(maps))
+    learner = _learner(config, maps, state)
     # A restart must not wait for the agent: judge by what the process before it judged by.
     for snapshot in learner.restore(clock.boottime()):
         enforcement.prepare(snapshot)
@@ -60,8 +93,7 @@ async def serve(config: Config) -> None:
             enforcement.commit(snapshot.revision)
     if config.dns.pre_cache:
         preload(learner, config.dns.pre_cache)
-    # What is there by now stays, and queries leave no cycles behind: looking for them less often is all it costs.
-    gc.collect()
+    # Queries leave no cycles behind: looking for them less often is all it costs.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     role = DnsRole(enforcement, learner)
@@ -77,18 +109,14 @@ async def serve(config: Config) -> None:
 
     port = ControlPort(
         Path(config.run) / "dns-0.sock",
-        lambda: wire.Hello(wire.PROTOCOL, "dns", 0, os.getpid(), dataplane.version(), role.revision),
+        lambda: wire.Hello(
+            wire.PROTOCOL, "dns", 0, os.getpid(), dataplane.version(), role.revision, guardian=os.getppid()
+        ),
         role,
         shutdown,
     )
     server = DnsServer(enforcement, learner, port.record, limits, demand=port.demand)
     role.server = server
-    listeners = {Protocol.UDP: sockets.udp_listener, Protocol.TCP: sockets.tcp_listener}
-    made = [
-        (protocol, dataplane.listener(make, family, sockets.DNS_PORT))
-        for protocol, make in listeners.items()
-        for family in dataplane.FAMILIES
-    ]
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
     await port.start()
@@ -96,6 +124,6 @@ async def serve(config: Config) -> None:
     if await dataplane.first(role.committed, stop) is role.committed:
         await server.start(listener for _, listener in made)
         await stop.wait()
+        await server.close(DRAIN)
     await port.close()
-    await server.close(0)
     learner.close()

@@ -121,23 +121,41 @@ def http(_: Path | None, config: Config, slot: int) -> None:
 
 @main.command()
 @click.option("--slot", type=click.IntRange(0, 0), default=0, hidden=True)
+@click.option("--replace", is_flag=True, help="Take over from the one that runs, without losing a query.")
 @_configured
-def dns(_: Path | None, config: Config, slot: int) -> None:
-    """Run the DNS proxy. The agent starts it; by hand only to debug."""
+def dns(_: Path | None, config: Config, slot: int, replace: bool) -> None:
+    """Run the DNS proxy. The agent starts it; by hand to debug, or with --replace to renew it."""
     from l7agent import dns_process
+    from l7agent.guardian import guard
 
-    _data_plane(config, f"dns-{slot}", dns_process.serve(config))
+    name = f"dns-{slot}"
+    _require_root()
+    _logging(config, name)
+    try:
+        made = dns_process.listen(beside=replace)
+    except OSError as error:
+        fail(f"{name}: {error.strerror or error}")
+
+    def work() -> int:
+        try:
+            _data_plane(config, name, dns_process.serve(config, made, replace=replace))
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    sys.exit(guard(work))
 
 
 def _data_plane(config: Config, name: str, process: Coroutine[Any, Any, None]) -> None:
     from l7agent.control_port import AlreadyRunning
+    from l7agent.single import HeldError
     from l7bpf.errors import DatapathError
 
     _require_root()
     _logging(config, name)
     try:
         _run(process)
-    except (AlreadyRunning, DatapathError) as error:
+    except (AlreadyRunning, HeldError, DatapathError) as error:
         fail(f"{name}: {error}")
     except OSError as error:
         fail(f"{name}: {error.strerror or error}")

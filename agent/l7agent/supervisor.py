@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from l7agent import wire
+from l7agent import dataplane, wire
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.model import Snapshot
@@ -27,6 +29,8 @@ ACKNOWLEDGE_SECONDS: Final = 10.0
 SHORTEST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 STABLE_SECONDS: Final = 10.0
+COMEBACK_SECONDS: Final = 3.0
+"""What a guardian gets to start a killed process again."""
 
 OnFlows = Callable[[list[Flow], int], None]
 """Takes flows, and how many were lost since the ones before."""
@@ -54,7 +58,7 @@ class Slot:
 class DataProcess:
     """One supervised process."""
 
-    def __init__(self, slot: Slot, run: Path, command: list[str], on_flows: OnFlows) -> None:
+    def __init__(self, slot: Slot, run: Path, command: list[str], on_flows: OnFlows, version: str = "") -> None:
         self.slot = slot
         self.pid = 0
         self.state = "down"
@@ -68,6 +72,7 @@ class DataProcess:
         """Why it was lost last, empty once it is ready."""
         self._socket = run / f"{slot.name}.sock"
         self._command = command
+        self._version = version
         self._on_flows = on_flows
         self._observed = False
         self._active: Snapshot | None = None
@@ -75,6 +80,9 @@ class DataProcess:
         self._child = 0
         """Pid of the process this agent started itself, 0 if it adopted it: only that one can be waited for."""
         self._handle: int | None = None
+        self._held = 0
+        """Whose handle it is: the process, or its guardian."""
+        self._guarded = False
         self._prepared: dict[int, asyncio.Future[str]] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
@@ -101,14 +109,15 @@ class DataProcess:
         try:
             reader, self._writer = await asyncio.open_unix_connection(str(self._socket))
         except OSError:
-            await self._start()
+            if self._handle is None or not await self._comes_back():
+                await self._start()
             reader, self._writer = await self._await_socket()
             self.adopted = False
         else:
             self.adopted = not self._child
         return reader
 
-    async def _start(self) -> None:
+    async def _start(self, *more: str) -> None:
         if self._handle is not None:
             # It does not listen (any more): whatever is left of it must not run beside the next one.
             await self._kill()
@@ -118,7 +127,7 @@ class DataProcess:
         # the process together with the agent's loop.
         pid = os.posix_spawn(
             self._command[0],
-            self._command,
+            [*self._command, *more],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
             setsid=True,
@@ -126,12 +135,35 @@ class DataProcess:
         self._hold(pid)
         self._child = pid
 
+    async def _comes_back(self) -> bool:
+        """Whether the process that went away has a guardian which starts it again at once."""
+        if not self._guarded or self._handle is None:
+            return False
+        deadline = time.monotonic() + COMEBACK_SECONDS
+        while time.monotonic() < deadline and not select.select([self._handle], [], [], 0)[0]:
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+                if probe.connect_ex(str(self._socket)) == 0:
+                    return True
+            await asyncio.sleep(0.005)
+        return False
+
+    async def _replace(self) -> None:
+        """Starts a successor, which takes over by itself and ends the one that `_handle` is of."""
+        old, self._handle = self._handle, None
+        await self._start("--replace")
+        deadline = time.monotonic() + START_SECONDS
+        while old is not None and not select.select([old], [], [], 0)[0] and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        if old is not None:
+            os.close(old)
+        self.restarts += 1
+
     def _hold(self, pid: int) -> None:
         """Remembers a process by a handle: its number may be another's by the time it is needed."""
         if self._handle is not None:
             os.close(self._handle)
         self._handle = os.pidfd_open(pid)
-        self.pid = pid
+        self.pid = self._held = pid
 
     async def _kill(self) -> None:
         if self._handle is None:
@@ -174,15 +206,23 @@ class DataProcess:
         hello = await asyncio.wait_for(wire.read_from_process(reader), START_SECONDS)
         if not isinstance(hello, wire.Hello):
             raise wire.WireError("did not say hello")
+        lasting = hello.guardian or hello.pid
         stranger = "speaks another version's words" if hello.protocol != wire.PROTOCOL else ""
-        if hello.pid != self._child and not self.adopt:
+        if lasting != self._child and not self.adopt:
             stranger = "uses kernel tables that are gone"
         if stranger:
-            self._hold(hello.pid)
+            self._hold(lasting)
             await self._kill()
             raise wire.WireError(f"pid {hello.pid} {stranger}; replacing it")
-        if hello.pid != self.pid:
-            self._hold(hello.pid)
+        if lasting != self._held:
+            self._hold(lasting)
+        elif self.pid not in (hello.pid, self._held):
+            self.restarts += 1  # by its guardian
+        self.pid = hello.pid
+        self._guarded = bool(hello.guardian)
+        if hello.guardian and hello.version != self._version:
+            await self._replace()
+            raise wire.WireError(f"pid {hello.pid} is of version {hello.version}; its successor takes over")
         self.revision = hello.revision
         self.flows_lost = hello.lost
         self._send(wire.Observe(self._observed))
@@ -309,7 +349,7 @@ class Supervisor:
             return [*arguments, slot.kind, "--slot", str(slot.number)]
 
         slots = [Slot("dns", 0), *(Slot("http", number) for number in range(http_workers))]
-        self.processes = tuple(DataProcess(slot, run, command(slot), on_flows) for slot in slots)
+        self.processes = tuple(DataProcess(slot, run, command(slot), on_flows, dataplane.version()) for slot in slots)
         self._tasks = Tasks()
 
     def start(self, *, adopt: bool = True) -> None:

@@ -67,6 +67,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     revision: int
     lost: int = 0
     """As in Flows."""
+    guardian: int = 0
+    """Pid of the process that starts this one again when it is killed, and ends with it; 0 if there is none."""
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):

@@ -19,6 +19,8 @@ from l7dns.sockets import Address
 _BATCH: Final = 64
 _BUFFER: Final = 65535
 _ANCILLARY: Final = 128
+_LAST_BATCHES: Final = 128
+"""Of a flood, this much is read before the socket is closed."""
 
 
 class UdpListener:
@@ -36,12 +38,16 @@ class UdpListener:
         loop.add_reader(listener, self._readable)
 
     def close(self) -> None:
-        """Stops reading, and closes the socket."""
+        """Reads what has come in already, stops reading, and closes the socket."""
         if self._socket.fileno() >= 0:
+            for _ in range(_LAST_BATCHES):
+                if not self._readable():
+                    break
             self._loop.remove_reader(self._socket)
             self._socket.close()
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Whether there may be more."""
         receive = self._socket.recvmsg_into
         buffers = [self._buffer]
         # Bounded, so that answers get their turn in a flood of queries.
@@ -49,7 +55,7 @@ class UdpListener:
             try:
                 size, ancillary, _, client = receive(buffers, _ANCILLARY)
             except BlockingIOError:
-                return
+                return False
             except OSError:  # an ICMP error about an earlier answer: nobody to tell
                 continue
             server = sockets.original_destination(ancillary)
@@ -57,6 +63,7 @@ class UdpListener:
                 self.lost += 1
                 continue
             self._on_query(bytes(self._view[:size]), client[:2], server)
+        return True
 
 
 class StreamServer(Interface):

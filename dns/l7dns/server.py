@@ -136,9 +136,9 @@ class DnsServer:
         """Takes no more queries, waits `drain` seconds for answers under way, and ends. The rest get SERVFAIL."""
         if self._stopping:
             return
-        self._stopping = True
         for listener in self._listeners:
             listener.close()
+        self._stopping = True
         for server in self._servers:
             server.close()
         if self._exchanges and drain > 0:

@@ -20,6 +20,7 @@ IPV6_CHECKSUM: Final = 7
 IPV6_RECVORIGDSTADDR: Final = 74
 IPV6_TRANSPARENT: Final = 75
 SO_ATTACH_FILTER: Final = 26
+SO_RCVBUFFORCE: Final = 33
 
 CLIENT_MARK: Final = 0xA00
 """SO_MARK of what goes to the client."""
@@ -70,7 +71,7 @@ def udp_listener(family: socket.AddressFamily, port: int = DNS_PORT, address: st
             made.setsockopt(socket.SOL_IP, IP_RECVORIGDSTADDR, 1)
         else:
             made.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         made.bind((address or _loopback(family), port))
     except OSError:
         made.close()

@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from l7lab import Lab, traffic
-from l7lab.gate import Gate, examples
+from l7lab.gate import Gate, examples, program
 from l7lab.process import wait_until
 from l7lab.services import SHORT_TTL
 from l7lab.topology import IN_CIDR, SERVICES_V4, UNNAMED
@@ -161,6 +162,76 @@ def test_learning_goes_on_while_the_agent_is_dead_and_after_the_name_process_was
     assert failed(gate, 28, 0, NAMES // 4) == []
 
 
+# Asks in turn, each question once, and tells which got no answer. A line on standard input ends it.
+ASKER = """
+import select, socket, struct, sys, time
+asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asker.settimeout(4)
+asker.connect((sys.argv[1], 53))
+lost = number = 0
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    number += 1
+    labels = (f"n{number % 200}", "many", "example", "com")
+    name = b"".join(bytes([len(label)]) + label.encode() for label in labels) + b"\\0"
+    asker.send(struct.pack("!6H", number & 0xFFFF, 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", 1, 1))
+    try:
+        while int.from_bytes(asker.recv(2048)[:2], "big") != number & 0xFFFF:
+            pass
+    except TimeoutError:
+        lost += 1
+print(number, lost)
+"""
+
+
+@contextmanager
+def asking(gate: Gate) -> Iterator[list[int]]:
+    """A client that asks all the while. Afterwards: how many questions, and how many without an answer."""
+    argv = gate.lab.frontend.namespace.inside([sys.executable, "-I", "-S", "-c", ASKER, RESOLVER])
+    counts: list[int] = []
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        try:
+            yield counts
+        finally:
+            out, _ = client.communicate("\n", timeout=30)
+        counts += map(int, out.split())
+
+
+def test_a_killed_name_process_is_back_at_once_even_without_an_agent(names: Gate) -> None:
+    killed = names.workers()["dns-0"]
+    guardian = int(Path(f"/proc/{killed}/stat").read_text().rpartition(") ")[2].split()[1])
+    children = Path(f"/proc/{guardian}/task/{guardian}/children")
+    names.kill_agent()
+    with asking(names) as counts:
+        for _ in range(3):
+            wait_until(lambda: len(children.read_text().split()) == 1, "a worker")
+            os.kill(int(children.read_text()), signal.SIGKILL)
+            assert failed(names, 1, 0, 20) == []
+    # What was asked while there was nobody waited in the listeners; what was under way is the client's to ask again.
+    asked, lost = counts
+    assert lost <= 3 < asked
+    names.start()
+    assert names.workers()["dns-0"] != killed
+
+
+def test_a_successor_takes_over_without_losing_a_query(names: Gate) -> None:
+    before = names.workers()["dns-0"]
+    known = len(cache(names))
+    with asking(names) as counts:
+        successor = names.lab.start(
+            names.lab.node, [program("l7d"), "--config", str(names.config), "dns", "--replace"], "successor"
+        )
+        wait_until(lambda: names.ready() and names.workers()["dns-0"] not in (0, before), "the successor to be adopted")
+        successor.require()
+        assert failed(names, 1, 0, 20) == []
+    asked, lost = counts
+    assert (lost, asked > 10) == (0, True)
+    assert len(cache(names)) >= known
+    assert not Path(f"/proc/{before}").exists()
+
+
 def test_an_alias_opens_the_address_at_the_end_of_its_chain(names: Gate) -> None:
     frontend = names.lab.frontend.namespace
     assert not open_(names, "198.51.100.2")
@@ -239,8 +310,9 @@ def test_a_name_can_be_forgotten_and_the_list_be_fed_back(names: Gate, tmp_path:
     file.write_text(kept)
     config = json.loads(names.config.read_text())
     names.config.write_text(json.dumps(config | {"dns": {"pre_cache": str(file)}}))
+    # A killed process comes back as it was; one that was told to end is started anew, with the file's settings.
     before = names.workers()["dns-0"]
-    os.kill(before, signal.SIGKILL)
+    os.kill(before, signal.SIGTERM)
     wait_until(lambda: names.workers()["dns-0"] != before and names.ready(), "the name process to be back")
     assert open_(names, "198.51.100.4")
     assert {row["source"] for row in names.must("fqdn", "cache", "list", "-p", "img.*", "-o", "json").json} == {
