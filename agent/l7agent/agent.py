@@ -24,13 +24,13 @@ from l7agent.fills import Fills
 from l7agent.history import History, Kept
 from l7agent.identities import Identities, IdentitiesExhausted
 from l7agent.kernel_state import KernelState
+from l7agent.observation import Observation
 from l7agent.reload import Change, ReloadFailed, transact
 from l7agent.supervisor import Supervisor
 from l7agent.workers import worker_count
 from l7bpf.errors import DatapathError
 from l7observe.audit import AuditLog
-from l7observe.flow import Flow, FlowType
-from l7observe.hub import Hub, Lost
+from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
 from l7policy.errors import PolicyErrors
@@ -75,7 +75,6 @@ class Agent:
         self.audit = AuditLog(
             Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
         )
-        self.hub = Hub(self._demanded)
         self.datapath = Datapath(config)
         self.policy_load_error = ""
         self.endpoints_load_error = ""
@@ -90,6 +89,7 @@ class Agent:
             worker_count(config),
             self._heard,
         )
+        self.observation = Observation(self.supervisor, always=config.access_log)
         self.tasks = Tasks()
         self._change = asyncio.Lock()
         self._revision = 0
@@ -107,10 +107,12 @@ class Agent:
         maps = self.datapath.maps
         self.kernel = KernelState(maps)
         self.fills = Fills(self.kernel.fills)
-        self.auditing = Auditing(self.audit, self.hub, self.endpoints, self.kernel.labels_of)
+        self.auditing = Auditing(
+            self.audit, self.observation.hub, self.endpoints, self.kernel.labels_of, self.kernel.identity_of
+        )
         newest = self.history.active
         self._revision = max(maps.config.revision, newest.revision if newest else 0)
-        self._demanded(self.hub.demand)
+        self.observation.begin(self.kernel)
         self.supervisor.start(adopt=not self.datapath.fresh)
         self._node_addresses = await asyncio.to_thread(workload.node_addresses)
         await self._locate_all()
@@ -127,6 +129,7 @@ class Agent:
         await self._attach_all()
         await self._detach(gone)
         self.tasks.start(self._watch_node(), name="watch-node")
+        self.tasks.start(self.observation.keep(), name="observe")
         self.datapath.on_events(self.auditing.kernel_events)
 
     async def _restore(self, newest: Kept) -> bool:
@@ -145,22 +148,15 @@ class Agent:
 
     async def close(self) -> None:
         """Leaves. Programs, maps and data-plane processes stay."""
-        self.hub.close()
+        self.observation.close()
         await self.tasks.close()
         await self.supervisor.close()
         self.datapath.close()
         self.audit.close()
 
-    # -- observation ----------------------------------------------------------------------------------------------
-
-    def _demanded(self, types: frozenset[FlowType]) -> None:
-        """What passes is recorded only for somebody."""
-        self.supervisor.observe(self.config.access_log or FlowType.L7 in types)
-
     def _heard(self, flows: list[Flow], lost: int) -> None:
         self.auditing.flows(flows)
-        if lost:
-            self.hub.tell(Lost("proxy", lost))
+        self.observation.lost("proxy", lost)
 
     # -- rules ----------------------------------------------------------------------------------------------------
 

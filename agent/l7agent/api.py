@@ -5,9 +5,10 @@ import asyncio
 import contextlib
 import grp
 import os
+import platform
 import socket
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,16 +17,17 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from l7agent import endpoints, fqdn_views, views
+from l7agent import endpoints, flowstream, fqdn_views, views
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
 from l7agent.reload import ReloadFailed
 from l7agent.workload import WorkloadError
 from l7bpf.errors import DatapathError
+from l7observe.hub import TooManySubscribers
 from l7policy.errors import PolicyErrors
 from l7policy.policydoc import Source
 from l7policy.scalars import match_name, match_pattern
@@ -125,6 +127,10 @@ def problems() -> Iterator[None]:
         ) from error
     except UnknownRevision as error:
         raise Problem(404, str(error), "l7ctl rules revisions lists what is kept") from error
+    except flowstream.BadQuery as error:
+        raise Problem(400, str(error), "docs/reference/api.md") from error
+    except TooManySubscribers as error:
+        raise Problem(503, str(error), "end a `l7ctl monitor`") from error
     except DatapathError as error:
         raise Problem(503, str(error)) from error
     except ReloadFailed as error:
@@ -247,6 +253,23 @@ class Api:
         except (ConnectionError, TimeoutError) as error:
             raise Problem(503, f"the DNS process does not answer: {error}") from error
 
+    async def flows(self, request: Request) -> Response:
+        pairs = request.query_params.multi_items()
+        query = {key: [value for name, value in pairs if name == key] for key, _ in pairs}
+        stream = flowstream.lines(self._agent.observation, flowstream.wish(query), platform.node())
+        # The first line is asked for here, so that a refusal is an answer and not a stream that breaks off.
+        first = await anext(stream)
+
+        async def everything() -> AsyncIterator[bytes]:
+            try:
+                yield first
+                async for part in stream:
+                    yield part
+            finally:
+                await stream.aclose()
+
+        return StreamingResponse(everything(), media_type="application/x-ndjson")
+
     async def bpf_policy(self, request: Request) -> Response:
         key = request.query_params.get("endpoint", "")
         return reply(views.bpf_policy(self._agent, self._endpoint(key) if key else None))
@@ -296,6 +319,7 @@ class Api:
                 route("GET", "fqdn/explain", self.fqdn_explain),
                 route("GET", "fqdn/audit", self.fqdn_audit),
                 route("GET", "fqdn/status", self.fqdn_status),
+                route("GET", "flows", self.flows),
                 route("GET", "bpf/policy", self.bpf_policy),
                 route("GET", "bpf/ipcache", self.bpf_ipcache),
             ],

@@ -10,15 +10,21 @@ from typing import Final
 import msgspec
 
 from l7agent.endpoints import Endpoints
-from l7bpf.layouts import Event
+from l7bpf.layouts import EVENT_DROP, EVENT_TRACE, EVENT_VERDICT, POINTS, Event
 from l7observe.audit import AuditLog
-from l7observe.flow import Flow, FlowPeer, FlowType
+from l7observe.flow import Flow, FlowPeer, FlowType, PacketSummary
 from l7observe.hub import Hub
 from l7policy.ids import EndpointId, PolicyId
 from l7policy.model import EndpointPolicy, Origin
-from l7policy.verdict import Direction, Reason, Verdict
+from l7policy.verdict import Direction, ProxyKind, Reason, Verdict
 
 REMEMBERED_RULES: Final = 65536
+_KINDS: Final = (
+    (EVENT_VERDICT, FlowType.POLICY_VERDICT),
+    (EVENT_DROP, FlowType.DROP),
+    (EVENT_TRACE, FlowType.TRACE),
+)
+_PROXIES: Final = {kind.value: kind.name.lower() for kind in ProxyKind if kind}
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +33,19 @@ class Auditing:
     """Turns events into complete flows. Names of older revisions are remembered: events may refer to them."""
 
     def __init__(
-        self, log: AuditLog, hub: Hub, endpoints: Endpoints, labels_of: Callable[[int], tuple[str, ...]]
+        self,
+        log: AuditLog,
+        hub: Hub,
+        endpoints: Endpoints,
+        labels_of: Callable[[int], tuple[str, ...]],
+        identity_of: Callable[[str], int],
     ) -> None:
+        """`labels_of` an identity, `identity_of` an address."""
         self._log = log
         self._hub = hub
         self._endpoints = endpoints
         self._labels_of = labels_of
+        self._identity_of = identity_of
         self._origins: OrderedDict[int, Origin] = OrderedDict()
         self._selected_by: OrderedDict[int, tuple[str, ...]] = OrderedDict()
         self._selected_now: dict[EndpointId, tuple[str, ...]] = {}
@@ -65,32 +78,47 @@ class Auditing:
     def kernel_events(self, events: Iterable[Event]) -> None:
         """Records what the datapath tells."""
         for event in events:
-            self._write(self._flow(event))
+            for kind, flow_type in _KINDS:
+                if (event.kinds or EVENT_DROP) & kind:
+                    self._write(self._flow(event, flow_type))
 
     def flows(self, flows: Iterable[Flow]) -> None:
         """Records what the proxies tell."""
         for flow in flows:
             self._write(flow)
 
-    def _flow(self, event: Event) -> Flow:
+    def _flow(self, event: Event, flow_type: FlowType) -> Flow:
         try:
             reason = Reason(event.reason)
         except ValueError:
             reason = Reason.POLICY_DENIED
+        source = FlowPeer(event.source, event.source_port, event.source_identity)
+        destination = FlowPeer(event.destination, event.destination_port, event.destination_identity)
+        direction = Direction(event.direction)
+        point = POINTS[event.point] if event.point < len(POINTS) else ""
+        if flow_type == FlowType.TRACE:
+            # Policy was not asked about most of these: who they are is looked up here, and not for every packet there.
+            for peer in (source, destination):
+                peer.identity = peer.identity or self._identity_of(peer.address)
+            if event.reply:
+                source, destination = destination, source
+            direction = Direction.EGRESS if point == "from-endpoint" else Direction.INGRESS
         return Flow(
             time=self._boot + event.time_ns / 1e9,
             layer="packet",
-            type=FlowType.POLICY_VERDICT if event.verdict == Verdict.AUDIT else FlowType.DROP,
+            type=flow_type,
             verdict=Verdict(event.verdict),
             reason=reason,
-            direction=Direction(event.direction),
+            direction=direction,
             protocol=event.protocol,
-            source=FlowPeer(event.source, event.source_port, event.source_identity),
-            destination=FlowPeer(event.destination, event.destination_port, event.destination_identity),
+            source=source,
+            destination=destination,
             endpoint=event.endpoint_id,
             rule=self.origin(event.cookie),
             policies=self._selected_by.get(event.policy_id, ()),
             revision=event.revision,
+            packet=PacketSummary(event.tcp_flags, event.length, bool(event.reply), bool(event.judged), point),
+            proxy=_PROXIES.get(event.proxy, "") if event.verdict == Verdict.REDIRECTED else "",
         )
 
     def _write(self, flow: Flow) -> None:

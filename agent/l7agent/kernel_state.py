@@ -19,6 +19,7 @@ from l7bpf.layouts import (
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     METRIC_EVENTS_LOST,
+    METRIC_PASSED_LOST,
     IpcacheEntry,
     Metric,
     PolicyEntry,
@@ -27,7 +28,7 @@ from l7bpf.layouts import (
 from l7bpf.layouts import Endpoint as EndpointRow
 from l7bpf.maps import Maps
 from l7dns.kernel import policy_row
-from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
+from l7policy.ids import WORLD, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
 from l7policy.model import Labels, Snapshot
 from l7policy.names import hash64
 from l7policy.resolver import Digest, Row
@@ -266,8 +267,23 @@ class KernelState:
         return dict(self._maps.metrics.items())
 
     def events_lost(self) -> int:
-        """Drops that the ring had no room to tell of."""
+        """Drops that the datapath had no room or leave to tell of."""
         return self._maps.metrics.get(METRIC_EVENTS_LOST).packets
+
+    def passed_lost(self) -> int:
+        """Verdicts and traces that somebody listened for, and the datapath had no room or leave to tell of."""
+        return self._maps.metrics.get(METRIC_PASSED_LOST).packets
+
+    def observe(self, what: int, until_ns: int) -> None:
+        """Has the datapath tell of what passes (EVENT_VERDICT, EVENT_TRACE), until CLOCK_MONOTONIC says so."""
+        self._maps.config.observe(what, until_ns)
+
+    def identity_of(self, address: str) -> int:
+        """Whose the address is, as the datapath sees it; 0 for no address."""
+        if not address:
+            return 0
+        row = self._maps.ipcache.get(address)
+        return WORLD if row is None else row.identity
 
     def fills(self) -> list[tuple[str, int, int]]:
         """Name, entries and capacity of each table that can fill up. Reads them all: not for the loop."""

@@ -84,6 +84,7 @@ def status(agent: Agent, fills: Count) -> View:
         if METRIC_AUDITED in counters
         else {"packets": 0, "bytes": 0},
         "events_lost": agent.kernel.events_lost(),
+        "subscribers": agent.observation.hub.subscribers,
     }
 
 

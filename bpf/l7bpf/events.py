@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropped packets, as the datapath reports them.
+"""Dropped packets, as the datapath reports them, and what passed while somebody listens.
 
 Wait for `fileno()` to be readable, then `drain()`. One reader per datapath: two would share the records between them.
-Never waits; what did not fit the ring is counted in `metrics` row METRIC_EVENTS_LOST.
+Never waits; what did not fit a ring, or went beyond the rate, is counted in `metrics`: METRIC_EVENTS_LOST and, of what
+passed, METRIC_PASSED_LOST.
 """
 
 import os
@@ -18,17 +19,17 @@ class EventReader:
     """The reading end of the ring of events."""
 
     def __init__(self, pins: Path) -> None:
-        path = pins / "maps/events"
+        fds: list[int] = []
         try:
-            fd = libbpf.obj_get(path)
+            for name in ("events", "passed"):
+                path = pins / "maps" / name
+                fds.append(libbpf.obj_get(path))
+            self._ring = libbpf.RingBuffer(*fds)  # maps the memory: the descriptors are not needed further
         except OSError as error:
             raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error
-        try:
-            self._ring = libbpf.RingBuffer(fd)  # maps the memory: the descriptor is not needed further
-        except OSError as error:
-            raise DatapathError(f"{path}: the ring buffer cannot be read: {error.strerror}") from error
         finally:
-            os.close(fd)
+            for fd in fds:
+                os.close(fd)
 
     def fileno(self) -> int:
         """For select, epoll or `loop.add_reader`."""

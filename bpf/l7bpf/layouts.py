@@ -29,9 +29,17 @@ CONNTRACK_DENIED: Final = 4
 CONNTRACK_GUESSED: Final = 8
 
 METRIC_FORWARDED: Final = 0
+METRIC_CONNTRACK_MADE: Final = 251
+METRIC_PASSED_LOST: Final = 252
 METRIC_AUDITED: Final = 253
 METRIC_REDIRECTED: Final = 254
 METRIC_EVENTS_LOST: Final = 255
+
+EVENT_DROP: Final = 1
+EVENT_VERDICT: Final = 2
+EVENT_TRACE: Final = 4
+POINTS: Final = ("", "from-endpoint", "to-endpoint", "from-uplink", "to-uplink", "steer")
+"""Names of the programs, by POINT_…"""
 
 LISTENER_SLOTS: Final = 8
 FQDN_SELECTORS: Final = 30
@@ -271,10 +279,14 @@ class Config:
     """struct config."""
 
     revision: int
-    LAYOUT: ClassVar = struct.Struct("=I12x")
+    observe: int = 0
+    """EVENT_VERDICT | EVENT_TRACE"""
+    observe_until_ns: int = 0
+    """CLOCK_MONOTONIC"""
+    LAYOUT: ClassVar = struct.Struct("=IIQ")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.revision)
+        return self.LAYOUT.pack(self.revision, self.observe, self.observe_until_ns)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
@@ -338,7 +350,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """struct event: one packet that was dropped, or would be were its endpoint not audited."""
+    """struct event: one packet that was dropped, or would be were its endpoint not audited, or was watched."""
 
     time_ns: int
     """CLOCK_BOOTTIME"""
@@ -359,7 +371,15 @@ class Event:
     direction: int
     verdict: int
     reason: int
-    LAYOUT: ClassVar = struct.Struct("=QQ6I16s16s2s2s5B7x")
+    kinds: int = EVENT_DROP
+    """EVENT_DROP | EVENT_VERDICT | EVENT_TRACE. 0, of a time when there was no other: a drop."""
+    tcp_flags: int = 0
+    point: int = 0
+    """Index into POINTS: the program."""
+    reply: int = 0
+    judged: int = 0
+    proxy: int = 0
+    LAYOUT: ClassVar = struct.Struct("=QQ6I16s16s2s2s11Bx")
 
     def pack(self) -> bytes:
         source = pack_address(self.source)[1] if self.source else bytes(16)
@@ -382,6 +402,12 @@ class Event:
             self.direction,
             self.verdict,
             self.reason,
+            self.kinds,
+            self.tcp_flags,
+            self.point,
+            self.reply,
+            self.judged,
+            self.proxy,
         )
 
     @classmethod
@@ -424,7 +450,9 @@ MAPS: Final = {
         _spec("config", _ARRAY, U32.LAYOUT, Config.LAYOUT),
         _spec("fqdn_identities", _HASH, U32.LAYOUT, FqdnIdentity.LAYOUT, "MAX_FQDN_IDENTITIES"),
         _spec("listeners", _SOCKHASH, ListenerKey.LAYOUT, 8),
+        _spec("event_budget", _PERCPU_ARRAY, U32.LAYOUT, 8),
         _spec("metrics", _PERCPU_ARRAY, U32.LAYOUT, Metric.LAYOUT),
         MapSpec("events", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
+        MapSpec("passed", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
     )
 }

@@ -129,6 +129,7 @@ def _library() -> ctypes.CDLL:
         "libbpf_probe_bpf_map_type": (number, pointer),
         "ring_buffer__epoll_fd": (pointer,),
         "ring_buffer__consume": (pointer,),
+        "ring_buffer__add": (pointer, number, _SAMPLE, pointer),
     }.items():
         function = getattr(library, name)
         function.argtypes = arguments
@@ -302,9 +303,9 @@ def has_map_type(number: int) -> bool:
 
 
 class RingBuffer:
-    """The reading end of a ring buffer map."""
+    """The reading end of ring buffer maps. Each is read to its end before the next."""
 
-    def __init__(self, map_fd: int) -> None:
+    def __init__(self, map_fd: int, *more: int) -> None:
         self._samples: list[bytes] = []
         self._limit = 0
         self._callback: Callable[[Any, int, int], int] = _SAMPLE(self._take)
@@ -313,6 +314,12 @@ class RingBuffer:
             number = ctypes.get_errno() or errno.EINVAL
             raise OSError(number, os.strerror(number))
         self._handle: int | None = handle
+        for fd in more:
+            try:
+                _checked(_library().ring_buffer__add(handle, fd, self._callback, None))
+            except OSError:
+                self.close()
+                raise
 
     def _take(self, _context: object, data: int, size: int) -> int:
         self._samples.append(ctypes.string_at(data, size))

@@ -57,6 +57,9 @@ class Constants:
     max_conntrack: int = 131072
     max_fqdn_identities: int = 16384
     max_event_bytes: int = 1 << 20
+    """A power of two."""
+    events_per_second: int = 10_000
+    """Of each kind, per processor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -267,7 +267,14 @@ class ConfigMap(_Pinned):
 
     def update(self, revision: int) -> None:
         """Every flow judged under another revision is judged again at its next packet."""
-        self._write(self._KEY, Config(revision).pack())
+        self._write(self._KEY, replace(self._row(), revision=revision).pack())
+
+    def observe(self, what: int, until_ns: int) -> None:
+        """Has the datapath tell of what passes (EVENT_VERDICT, EVENT_TRACE) until then, by CLOCK_MONOTONIC."""
+        self._write(self._KEY, replace(self._row(), observe=what, observe_until_ns=until_ns).pack())
+
+    def _row(self) -> Config:
+        return Config.unpack(libbpf.lookup(self.fd, self._KEY, self.spec.value_size) or Config(0).pack())
 
     def close(self) -> None:
         if hasattr(self, "_words"):

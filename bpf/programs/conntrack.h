@@ -71,6 +71,17 @@ static __always_inline void conntrack_touch(struct conntrack_entry *e, u32 lengt
 	__sync_fetch_and_add(&e->bytes, length);
 }
 
+/* Remembers a new flow. 0 or the reason to drop. The table makes room for it by itself, and does not
+ * tell: what was made and is neither there nor was deleted was evicted. */
+static __always_inline u8 conntrack_make(const struct conntrack_key *k,
+					 const struct conntrack_entry *e)
+{
+	if (conntrack.update((struct conntrack_key *)k, (struct conntrack_entry *)e))
+		return REASON_CONNTRACK_FULL;
+	count(METRIC_CONNTRACK_MADE, 0);
+	return 0;
+}
+
 #define UNRELATED	 0
 #define RELATED		 1
 #define RELATED_TO_PROXY 2

@@ -19,6 +19,7 @@
 
 #include "reasons.h"
 #include "maps.h"
+#include "count.h"
 #include "packet.h"
 #include "conntrack.h"
 #include "policy.h"
@@ -30,11 +31,13 @@
 static __always_inline int finish(struct __sk_buff *skb, const struct packet *p,
 				  const struct judgement *j, u8 reason)
 {
-	if (reason || j->audited)
-		report(p, j, reason ? reason : j->audited, reason ? VERDICT_DROPPED : VERDICT_AUDIT,
-		       skb->len);
-	if (reason)
+	tell(p, j, reason, skb->len);
+	if (reason) {
+		count(reason, skb->len);
 		return TC_ACT_SHOT;
+	}
+	if (j->audited)
+		count(METRIC_AUDITED, skb->len);
 	if (j->to_proxy) {
 		mark_to_proxy(skb);
 		count(METRIC_REDIRECTED, skb->len);
@@ -61,7 +64,7 @@ static __always_inline int stays_on_link(const struct packet *p, int own_source)
 int from_endpoint(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct judgement j = {};
+	struct judgement j = {.point = POINT_FROM_ENDPOINT};
 	u32 ifindex = skb->ifindex, *id;
 	int own_source, relation;
 	u8 reason;
@@ -104,7 +107,7 @@ done:
 int from_uplink(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct judgement j = {};
+	struct judgement j = {.point = POINT_FROM_UPLINK};
 	int relation;
 	u8 reason = parse(skb, &p);
 
@@ -135,7 +138,7 @@ done:
 int to_endpoint(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct judgement j = {};
+	struct judgement j = {.point = POINT_TO_ENDPOINT};
 	u32 ifindex = skb->ifindex, forwarded = skb->ingress_ifindex, mark = skb->mark & MARK_MASK;
 	u32 *id;
 	u8 reason;
@@ -177,7 +180,7 @@ done:
 int to_uplink(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct judgement j = {};
+	struct judgement j = {.point = POINT_TO_UPLINK};
 	u8 reason;
 
 	if ((skb->mark & MARK_MASK) != MARK_TO_SERVER || skb->ingress_ifindex)
@@ -187,7 +190,7 @@ int to_uplink(struct __sk_buff *skb)
 		reason = remember_upstream(&p, skb->len);
 	if (!reason)
 		return TC_ACT_UNSPEC;
-	report(&p, &j, reason, VERDICT_DROPPED, skb->len);
+	report(&p, &j, reason, skb->len);
 	return TC_ACT_SHOT;
 }
 
@@ -198,7 +201,7 @@ int to_uplink(struct __sk_buff *skb)
 int steer(struct bpf_sk_lookup *ctx)
 {
 	struct packet p = {};
-	struct judgement j = {};
+	struct judgement j = {.point = POINT_STEER};
 	struct listener_key k = {};
 	struct conntrack_entry *e;
 	struct bpf_sock *sk;
@@ -243,6 +246,6 @@ int steer(struct bpf_sk_lookup *ctx)
 		j.direction = DIRECTION_INGRESS;
 		j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);
 	}
-	report(&p, &j, REASON_PROXY_UNAVAILABLE, VERDICT_DROPPED, 0);
+	report(&p, &j, REASON_PROXY_UNAVAILABLE, 0);
 	return SK_DROP;
 }

@@ -91,7 +91,8 @@ struct conntrack_entry {
 
 struct config {
 	u32 revision;
-	u32 pad[3];
+	u32 observe;	      /* EVENT_VERDICT, EVENT_TRACE: what somebody listens for */
+	u64 observe_until_ns; /* CLOCK_MONOTONIC: an agent that dies listening listens no more */
 };
 
 #define FQDN_SELECTORS 30
@@ -115,11 +116,14 @@ struct metric {
 };
 /*
  * Rows of `metrics` that are not a reason. Row 0, REASON_NONE, counts what was forwarded, audited
- * packets among it; METRIC_AUDITED counts those that were reported.
+ * packets among it; METRIC_AUDITED counts those that were reported. METRIC_PASSED_LOST counts
+ * verdicts and traces that somebody listened for, METRIC_EVENTS_LOST drops that nobody will hear of.
  */
-#define METRIC_AUDITED	   253
-#define METRIC_REDIRECTED  254
-#define METRIC_EVENTS_LOST 255
+#define METRIC_CONNTRACK_MADE 251
+#define METRIC_PASSED_LOST    252
+#define METRIC_AUDITED	      253
+#define METRIC_REDIRECTED     254
+#define METRIC_EVENTS_LOST    255
 
 struct event {
 	u64 time_ns; /* CLOCK_BOOTTIME */
@@ -139,8 +143,23 @@ struct event {
 	u8 direction;
 	u8 verdict;
 	u8 reason;
-	u8 pad[7];
+	u8 kinds;     /* EVENT_…, all that it tells of */
+	u8 tcp_flags; /* the header's byte */
+	u8 point;     /* POINT_…: the program */
+	u8 reply;     /* against the direction in which the flow began, as which it is shown */
+	u8 judged;    /* policy was asked about this packet */
+	u8 proxy;     /* where the flow is redirected to */
+	u8 pad;
 };
+#define EVENT_DROP    1
+#define EVENT_VERDICT 2 /* what policy said, when somebody listens, or it would have dropped */
+#define EVENT_TRACE   4 /* a packet that passed, when somebody listens */
+
+#define POINT_FROM_ENDPOINT 1
+#define POINT_TO_ENDPOINT   2
+#define POINT_FROM_UPLINK   3
+#define POINT_TO_UPLINK	    4
+#define POINT_STEER	    5
 
 BPF_TABLE_PINNED("hash", u32, struct endpoint, endpoints, MAX_ENDPOINTS, PINS "/maps/endpoints");
 BPF_TABLE_PINNED("hash", u32, u32, endpoint_by_ifindex, MAX_ENDPOINTS,
@@ -159,7 +178,12 @@ BPF_TABLE_PINNED("hash", u32, struct fqdn_identity, fqdn_identities, MAX_FQDN_ID
 BPF_TABLE_PINNED("sockhash", struct listener_key, u64, listeners, 256, PINS "/maps/listeners");
 BPF_TABLE_PINNED("percpu_array", u32, struct metric, metrics, 256, PINS "/maps/metrics");
 
-/* bcc has no macro for a pinned ring; its size is in bytes, a power of two of pages. */
+BPF_TABLE_PINNED("percpu_array", u32, u64, event_budget, 2, PINS "/maps/event_budget");
+
+/*
+ * bcc has no macro for a pinned ring; its size is in bytes, a power of two of pages. What passed has
+ * a ring of its own, so that it never takes the room of a drop.
+ */
 struct events_table_t {
 	int key;
 	u32 leaf;
@@ -170,5 +194,8 @@ struct events_table_t {
 	u32 max_entries;
 };
 __attribute__((section("maps/ringbuf:" PINS "/maps/events"))) struct events_table_t events = {
+	.max_entries = MAX_EVENT_BYTES,
+};
+__attribute__((section("maps/ringbuf:" PINS "/maps/passed"))) struct events_table_t passed = {
 	.max_entries = MAX_EVENT_BYTES,
 };

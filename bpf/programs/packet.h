@@ -31,6 +31,7 @@ struct packet {
 	struct conntrack_key flow;
 	__be16 port; /* what policy compares: the destination port, or the ICMP type */
 	u8 flags;
+	u8 tcp_flags;
 	u8 opaque; /* reason to drop it where policy is enforced, since policy cannot name it; or 0 */
 	u32 payload; /* offset of what follows the ICMP header */
 };
@@ -93,6 +94,7 @@ static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, str
 	if (protocol == IPPROTO_TCP && !quoted) {
 		if (load(skb, offset, &h, 14))
 			return REASON_INVALID_PACKET;
+		p->tcp_flags = bytes[13];
 		if ((bytes[13] & TCP_SYN_ACK) == TCP_SYN)
 			p->flags |= PACKET_SYN;
 	} else if (load(skb, offset, &h, 8)) {

@@ -38,6 +38,9 @@ struct judgement {
 	u8 to_proxy;
 	u8 audited;	   /* why it would be dropped, were the endpoint not audited; or 0 */
 	u8 answer_matters; /* the destination's ENDPOINT_ENFORCE_EGRESS and ENDPOINT_AUDIT */
+	u8 judged;	   /* policy was asked */
+	u8 observe;	   /* EVENT_…: what somebody listens for */
+	u8 point;	   /* POINT_…: the program */
 	u8 answer_proxied; /* and sends to a proxy what would be the answer to this direct flow */
 };
 
@@ -147,6 +150,7 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 		audited = reason;
 		reason = 0;
 	}
+	j->judged = 1;
 	/* Of two sides that are audited, the record names the first. */
 	if (reason || !j->audited) {
 		j->endpoint_id = s->endpoint_id;

@@ -38,5 +38,5 @@ static __always_inline u8 remember_upstream(struct packet *p, u32 length)
 	new.bytes = length;
 	new.revision = current_revision();
 	new.upstream = 1;
-	return conntrack.update(&p->flow, &new) ? REASON_CONNTRACK_FULL : 0;
+	return conntrack_make(&p->flow, &new);
 }

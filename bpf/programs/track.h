@@ -50,6 +50,19 @@ static __always_inline u8 forget(const struct packet *p, const struct conntrack_
 	return p->flags & PACKET_REVERSE ? REASON_REDIRECT_IMPOSSIBLE : 0;
 }
 
+/* Takes over what user space wants of every packet. */
+static __always_inline void heed_config(struct judgement *j, u64 now)
+{
+	u32 zero = 0;
+	struct config *c = config.lookup(&zero);
+
+	if (!c)
+		return;
+	j->revision = *(volatile u32 *)&c->revision;
+	/* All ones while it lasts: no branch, which the verifier would follow both ways to the end. */
+	j->observe = c->observe & (s64)(now - c->observe_until_ns) >> 63;
+}
+
 /*
  * 0 or the reason to drop; judgement.to_proxy tells whether the packet goes to a proxy. `own_id` is
  * the endpoint whose packet it is: the source's FROM_ENDPOINT, else the destination's. p->flow is
@@ -68,7 +81,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 
 	/* Before any row of `endpoints` is read: a reload flips those first and the revision last,
 	 * so that what was judged by an old row is dated old and judged again. */
-	j->revision = current_revision();
+	heed_config(j, now);
 
 	/* A SYN starts over, whatever was there; on its way out it finds what it made on its way in. */
 	e = conntrack_find(p, where == TO_ENDPOINT, now);
@@ -131,7 +144,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	new.revision = j->revision;
 	new.proxy = j->proxy;
 	new.flags = flags;
-	return conntrack.update(&p->flow, &new) ? REASON_CONNTRACK_FULL : 0;
+	return conntrack_make(&p->flow, &new);
 
 known:
 	/* Too late for a redirect here: only the kernel's own packets for the proxy's sockets (a

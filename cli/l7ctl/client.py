@@ -8,6 +8,7 @@ daemon can fail to answer is `Unreachable` (exit code 3); every answer that is a
 import http.client
 import json
 import socket
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -50,6 +51,30 @@ class Client:
     def delete(self, path: str, key: str) -> None:
         """Removes the resource `key` below `path`."""
         self._request("DELETE", f"{path}/{quote(key, safe='')}")
+
+    def stream(self, path: str, query: Iterable[tuple[str, str]]) -> Iterator[bytes]:
+        """The resource's lines as they come, until the agent ends them or goes. It may be silent for long."""
+        connection = _Connection(self._path, self._timeout)
+        try:
+            try:
+                connection.request("GET", f"/v1{path}?{urlencode(list(query))}", headers={"Connection": "close"})
+                socket_ = connection.sock  # the connection forgets it once it knows that nothing follows
+                response = connection.getresponse()
+                if response.status != http.HTTPStatus.OK:
+                    raise _failure(response.status, self._decode(response.read()))
+                socket_.settimeout(None)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
+            try:
+                # read1 and not readline: http.client's readline asks for a byte at a time while it waits.
+                rest = b""
+                while data := response.read1(1 << 16):
+                    *lines, rest = (rest + data).split(b"\n")
+                    yield from lines
+            except (OSError, http.client.HTTPException):
+                return  # it went in the middle of a line, which is nobody's loss: what it says comes again
+        finally:
+            connection.close()
 
     def _request(self, method: str, path: str, body: object = None) -> Any:
         connection = _Connection(self._path, self._timeout)

@@ -79,12 +79,12 @@ ROWS = {
         ConntrackEntry(61, 62, 63, 64, 2, 1, 4),
         {"last_seen_ns": 61, "packets": 62, "bytes": 63, "revision": 64, "proxy": 2, "upstream": 1, "flags": 4},
     ),
-    "config": (Config(71), {"revision": 71}),
+    "config": (Config(71, 4, 2**40), {"revision": 71, "observe": 4, "observe_until_ns": 2**40}),
     "fqdn_identity": (FqdnIdentity(81, (5, 6)), {"base_identity": 81, "count": 2}),
     "listener_key": (ListenerKey(1, 6, 17, 3), {"proxy": 1, "family": 6, "protocol": 17, "slot": 3}),
     "metric": (Metric(91, 92), {"packets": 91, "bytes": 92}),
     "event": (
-        Event(1, 2, 3, 4, 5, 6, 7, 8, V4, V4, 9, 10, 11, 4, 1, 2, 133),
+        Event(1, 2, 3, 4, 5, 6, 7, 8, V4, V4, 9, 10, 11, 4, 1, 2, 133, 3, 18, 5, 1, 0, 2),
         {
             "time_ns": 1,
             "cookie": 2,
@@ -103,6 +103,12 @@ ROWS = {
             "direction": 1,
             "verdict": 2,
             "reason": 133,
+            "kinds": 3,
+            "tcp_flags": 18,
+            "point": 5,
+            "reply": 1,
+            "judged": 0,
+            "proxy": 2,
         },
     ),
 }

@@ -50,7 +50,7 @@ def program_ids(pins: Path) -> dict[str, int]:
 def test_programs_stay_far_below_the_verifiers_limits(own_pins):
     loaded = loader.load(own_pins, SMALL)
     assert set(loaded.instructions) == set(loader.PROGRAMS)
-    assert max(loaded.instructions.values()) < 1600
+    assert max(loaded.instructions.values()) < 2000
     assert loaded.kept_sizes == {}
 
 
@@ -88,7 +88,7 @@ def test_a_program_that_the_kernel_refuses_is_named_and_replaces_nothing(own_pin
 
 
 def test_a_table_of_another_layout_is_refused(own_pins, sources):
-    break_file(sources / "maps.h", "u32 pad[3];", "u32 pad[7];")
+    break_file(sources / "maps.h", "u64 observe_until_ns;", "u64 observe_until_ns, more[2];")
     for _ in range(2):  # whether it was just made or was there before
         with pytest.raises(DatapathError, match=r"config is pinned with another layout.*use another folder"):
             loader.load(own_pins, SMALL)

@@ -35,7 +35,7 @@ class Bench:
         endpoints = Endpoints(folder / "endpoints.json")
         declared = declarations.declare("web", ["app=web"])
         endpoints.located(endpoints.add(declared), Attachment("lxc-web", 7, ("203.0.113.11",), 1))
-        self.auditing = Auditing(self.log, Hub(), endpoints, lambda identity: LABELS.get(identity, ()))
+        self.auditing = Auditing(self.log, Hub(), endpoints, lambda identity: LABELS.get(identity, ()), lambda _: 2)
 
     def learn(self) -> None:
         self.auditing.learn({DENY.cookie: DENY}, {PolicyId(5): SELECTED}, {EndpointId(1): SELECTED})

@@ -283,6 +283,8 @@ class FakeAgent:
         value = self.answers[what]
         if value is None:
             return Response(status_code=204)
+        if isinstance(value, bytes):
+            return Response(value)
         return JSONResponse(value, 201 if request.method == "POST" and what.endswith("endpoints") else 200)
 
 
