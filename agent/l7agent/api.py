@@ -7,8 +7,8 @@ import grp
 import os
 import platform
 import socket
-from dataclasses import replace
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 

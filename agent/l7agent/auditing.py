@@ -78,8 +78,10 @@ class Auditing:
     def kernel_events(self, events: Iterable[Event]) -> None:
         """Records what the datapath tells."""
         for event in events:
+            # 0: one from the time of a datapath that told of denies only.
+            kinds = event.kinds or (EVENT_VERDICT if event.verdict == Verdict.AUDIT else EVENT_DROP)
             for kind, flow_type in _KINDS:
-                if (event.kinds or EVENT_DROP) & kind:
+                if kinds & kind:
                     self._write(self._flow(event, flow_type))
 
     def flows(self, flows: Iterable[Flow]) -> None:

@@ -371,8 +371,8 @@ class Event:
     direction: int
     verdict: int
     reason: int
-    kinds: int = EVENT_DROP
-    """EVENT_DROP | EVENT_VERDICT | EVENT_TRACE. 0, of a time when there was no other: a drop."""
+    kinds: int = 0
+    """EVENT_DROP | EVENT_VERDICT | EVENT_TRACE"""
     tcp_flags: int = 0
     point: int = 0
     """Index into POINTS: the program."""
