@@ -6,6 +6,7 @@ Both need CAP_NET_ADMIN (IP_TRANSPARENT, SO_MARK). The marks tell the datapath w
 
 import asyncio
 import errno
+import os
 import socket
 from typing import Final
 
@@ -59,17 +60,41 @@ async def _connect(source: Address, destination: Address) -> socket.socket:
             # The port is chosen at connect, by the whole 4-tuple, and not used up for all destinations at bind.
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind(source)
-        await asyncio.get_running_loop().sock_connect(sock, destination)
+        try:
+            sock.connect(destination)
+        except BlockingIOError:
+            await _connected(sock)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _transparent(family: socket.AddressFamily, mark: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+async def _connected(sock: socket.socket) -> None:
+    """Waits until the connection is there. Raises OSError if it cannot be had.
+
+    Not `loop.sock_connect`: uvloop's asks a thread to resolve the address first, although it is one.
+    """
+    loop = asyncio.get_running_loop()
+    writable = loop.create_future()
+    loop.add_writer(sock, _settle, writable)
     try:
-        sock.setblocking(False)
+        await writable
+    finally:
+        loop.remove_writer(sock)
+    failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _transparent(family: socket.AddressFamily, mark: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
