@@ -37,6 +37,8 @@ TESTED_ELSEWHERE = {
     "l7proxy.judge",
     "l7proxy.limits",
     "l7proxy.phase",
+    # A part of l7proxy.exchange, and tested with it.
+    "l7proxy.transaction",
     # What other tests are made with: reads of the clock, tables in dictionaries.
     "l7dns.clock",
     "l7dns.kerneltables",

@@ -105,7 +105,7 @@ class Agent:
         """
         await asyncio.to_thread(self.datapath.load)
         maps = self.datapath.maps
-        self.kernel = KernelState(maps)
+        self.kernel = KernelState(maps, Path(self.config.state) / "policy-ids.json")
         self.fills = Fills(self.kernel.fills)
         self.auditing = Auditing(
             self.audit, self.observation.hub, self.endpoints, self.kernel.labels_of, self.kernel.identity_of

@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
+from l7agent.policyids import PolicyIds
 from l7bpf.errors import DatapathError
 from l7bpf.layouts import (
     AUDIT,
@@ -28,10 +30,10 @@ from l7bpf.layouts import (
 from l7bpf.layouts import Endpoint as EndpointRow
 from l7bpf.maps import Maps
 from l7dns.kernel import policy_row
-from l7policy.ids import WORLD, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
+from l7policy.ids import WORLD, EndpointId, IdentityId, Revision, is_fqdn_identity
 from l7policy.model import Labels, Snapshot
 from l7policy.names import hash64
-from l7policy.resolver import Digest, Row
+from l7policy.resolver import Row
 from l7policy.trust import scope, scoped, selectors
 
 
@@ -43,16 +45,19 @@ class _Staged:
     places: dict[EndpointId, tuple[int, tuple[str, ...]]]
     """Interface index and addresses of each endpoint that is there."""
     written: list[PolicyKey] = field(default_factory=list)
+    found: set[PolicyKey] = field(default_factory=set)
+    """Rows that an earlier agent wrote already."""
+    replaced: dict[PolicyKey, PolicyEntry] = field(default_factory=dict)
+    """Those of them that said something else: another version's number for a rule."""
     new_rows: list[EndpointId] = field(default_factory=list)
 
 
 class KernelState:
     """The agent's rows of the kernel's tables."""
 
-    def __init__(self, maps: Maps) -> None:
+    def __init__(self, maps: Maps, policy_ids: Path) -> None:
+        """`policy_ids` is where the policies' numbers are kept for the next agent."""
         self._maps = maps
-        self._ids: dict[Digest, PolicyId] = {}
-        self._in_force: frozenset[Digest] = frozenset()
         self._prefixes: dict[str, IdentityId] = {}
         """What this agent has in force in the ipcache."""
         self._identities: dict[IdentityId, Labels] = {}
@@ -60,9 +65,8 @@ class KernelState:
         self._staged: _Staged | None = None
         self._adopted = False
         """Whether the rows of an agent before this one are swept: the first `collect` does it."""
-        taken = [row.policy_id for _, row in maps.endpoints.items()]
-        taken += [key.policy_id for key, _ in maps.policy.items()]
-        self._next_policy = max(taken, default=0) + 1
+        in_use = {row.policy_id for _, row in maps.endpoints.items()}
+        self._ids = PolicyIds(policy_ids, in_use, {key.policy_id for key, _ in maps.policy.items()})
 
     # -- the transaction ------------------------------------------------------------------------------------------
 
@@ -77,7 +81,7 @@ class KernelState:
                 ENFORCE_EGRESS * policy.enforce_egress | ENFORCE_INGRESS * policy.enforce_ingress | AUDIT * policy.audit
             )
             rows[endpoint.id] = EndpointRow(
-                policy_id=self._policy_id(compiled.endpoint_tables[endpoint.id]),
+                policy_id=self._ids.number(compiled.endpoint_tables[endpoint.id]),
                 identity=compiled.endpoint_identities[endpoint.id],
                 ifindex=ifindex,
                 flags=flags,
@@ -86,7 +90,7 @@ class KernelState:
                 places[endpoint.id] = (ifindex, endpoint.attachment.addresses)
         snapshot = Snapshot(
             revision=Revision(revision),
-            policies={self._policy_id(digest): policy for digest, policy in compiled.tables.items()},
+            policies={self._ids.number(digest): policy for digest, policy in compiled.tables.items()},
             identities={number: tuple(sorted(labels)) for number, labels in compiled.identities.items()},
             prefixes=compiled.prefixes,
             selectors=compiled.selectors,
@@ -99,11 +103,11 @@ class KernelState:
                 name = scope(policy).name
                 self._selector_labels.update((hash64(scoped(label, name)), label) for label in used)
         # The old policies learn new identities too: a prefix changes identity before endpoints change policy.
+        held = {} if self._adopted else self._inherited()
         for row in compiled.written:
             for entry in row.added():
                 key, value = policy_row(self._ids[row.policy], entry)
-                staged.written.append(key)
-                self._maps.policy.update(key, value)
+                self._stage_row(staged, key, value, held.get(key))
         for endpoint_id, endpoint_row in rows.items():
             # Rows that are new take their room now, so that publishing cannot fail.
             if self._maps.endpoints.get(endpoint_id) is None:
@@ -111,12 +115,27 @@ class KernelState:
                 staged.new_rows.append(endpoint_id)
         return snapshot
 
-    def _policy_id(self, digest: Digest) -> PolicyId:
-        known = self._ids.get(digest)
-        if known is None:
-            known = self._ids[digest] = PolicyId(self._next_policy)
-            self._next_policy += 1
-        return known
+    def _inherited(self) -> dict[PolicyKey, PolicyEntry]:
+        """Rows that an agent before this one left and that count. What it began and nothing refers to goes at once:
+        its room is needed."""
+        in_use = {row.policy_id for _, row in self._maps.endpoints.items()}
+        held: dict[PolicyKey, PolicyEntry] = {}
+        for key, row in list(self._maps.policy.items()):
+            if key.policy_id in in_use:
+                held[key] = row
+            else:
+                self._maps.policy.delete(key)
+        return held
+
+    def _stage_row(self, staged: _Staged, key: PolicyKey, value: PolicyEntry, held: PolicyEntry | None) -> None:
+        if held is None:
+            staged.written.append(key)
+        else:
+            staged.found.add(key)
+            if dataclasses.replace(held, packets=0, octets=0) == value:
+                return  # and goes on counting
+            staged.replaced[key] = held
+        self._maps.policy.update(key, value)
 
     def unstage(self) -> None:
         """Takes back what was staged."""
@@ -124,10 +143,11 @@ class KernelState:
             return
         for key in self._staged.written:
             self._maps.policy.delete(key)
+        for key, row in self._staged.replaced.items():
+            self._maps.policy.update(key, row)
         for endpoint_id in self._staged.new_rows:
             self._maps.endpoints.delete(endpoint_id)
-        # A number whose policy did not come into force is not given again.
-        self._ids = {digest: self._ids[digest] for digest in self._in_force}
+        self._ids.withdraw()
         self._staged = None
 
     def publish(self) -> None:
@@ -136,6 +156,7 @@ class KernelState:
         Raises MapFull or OSError, and then every row is as it was before; call `unstage`.
         """
         staged = self._require_staged()
+        self._ids.save()
         undo: list[Callable[[], object]] = []
         try:
             self._publish_prefixes(staged, undo)
@@ -196,8 +217,7 @@ class KernelState:
             for entry in row.removed():
                 self._maps.policy.delete(policy_row(self._ids[row.policy], entry)[0])
         self._identities = dict(compiled.identities)
-        self._in_force = frozenset(compiled.tables)
-        self._ids = {digest: self._ids[digest] for digest in self._in_force}
+        self._ids.retain(compiled.tables)
         if not self._adopted or self._prefixes.keys() - compiled.prefixes.keys():
             for prefix, identity in self.ipcache():
                 if prefix not in compiled.prefixes and not is_fqdn_identity(identity):
@@ -205,8 +225,8 @@ class KernelState:
         self._prefixes = dict(compiled.prefixes)
         self._collect_endpoints(staged)
         if not self._adopted:
-            # Nothing was in force before, so all that this agent holds was written for this revision.
-            mine = set(staged.written)
+            # Nothing was in force before, so all that this agent holds was written or found for this revision.
+            mine = {*staged.written, *staged.found}
             for key, _ in list(self._maps.policy.items()):
                 if key not in mine and not (
                     key.policy_id in staged.snapshot.policies and is_fqdn_identity(key.identity)

@@ -56,6 +56,7 @@ class Node:
 
     def __init__(self, maps: Maps, folder: Path) -> None:
         self.maps = maps
+        self.folder = folder
         self.endpoints = Endpoints(folder / "endpoints.json")
         self.identities = Identities(folder / "identities.json")
         self.revision = 0
@@ -63,7 +64,7 @@ class Node:
 
     def restart(self) -> None:
         """Another agent takes over the tables."""
-        self.kernel = KernelState(self.maps)
+        self.kernel = KernelState(self.maps, self.folder / "policy-ids.json")
         self.compiler = Compiler(self.identities)
 
     def add(self, name: str, app: str, *addresses: str) -> None:
@@ -233,6 +234,60 @@ def test_the_next_agent_sweeps_what_the_one_before_wrote_and_the_names_process_d
     assert held["ipcache"]["198.51.100.200/32"] == LEARNT
     assert held["indexes"] == {101: 1, 102: 2}
     assert "198.51.100.2/32" not in held["ipcache"]
+
+
+def test_the_next_agent_needs_no_room_for_the_same_rules(node: Node) -> None:
+    room = node.maps.policy.capacity
+    rules = rule(networks=1, ports=20)
+    node.apply(rules)
+    one = node.maps.endpoints.get(1)
+    assert one is not None
+    filler = [PolicyKey(one.policy_id, LEARNT, 0, 6, n, 16) for n in range(1, room - 19)]
+    for key in filler:
+        node.maps.policy.update(key, PolicyEntry(0))
+    (key, row), *_ = ((key, row) for key, row in node.maps.policy.items() if key.identity != LEARNT)
+    node.maps.policy.update(key, dataclasses.replace(row, packets=7, octets=70))
+    before = contents(node.maps)
+    node.restart()
+    node.apply(rules)
+    assert contents(node.maps) == before | {"revision": 2}
+    counted = node.maps.policy.get(key)
+    assert counted is not None
+    assert (counted.packets, counted.octets) == (7, 70)
+
+
+def test_what_an_agent_began_and_did_not_finish_makes_room_for_the_next(node: Node) -> None:
+    node.apply(rule(networks=1))
+    before = contents(node.maps)
+    node.stage(rule(networks=1, first_port=8000, ports=20))
+    node.restart()
+    node.stage(rule(networks=1))
+    assert contents(node.maps)["policy"] == before["policy"]
+
+
+def test_a_row_that_another_version_wrote_differently_is_put_right_or_back(node: Node) -> None:
+    node.apply(rule(networks=1))
+    ((key, row),) = node.maps.policy.items()
+    other = dataclasses.replace(row, cookie=row.cookie ^ 1)
+    node.maps.policy.update(key, other)
+    node.restart()
+    node.stage(rule(networks=1))
+    assert node.maps.policy.get(key) == row
+    node.withdraw()
+    assert node.maps.policy.get(key) == other
+    node.apply(rule(networks=1))
+    assert node.maps.policy.get(key) == row
+
+
+def test_numbers_that_nobody_remembers_are_given_anew_and_the_old_rows_swept(node: Node) -> None:
+    node.apply(rule(networks=2))
+    before = {key.policy_id for key, _ in node.maps.policy.items()}
+    (node.folder / "policy-ids.json").write_text("{")
+    node.restart()
+    node.apply(rule(networks=2))
+    after = {key.policy_id for key, _ in node.maps.policy.items()}
+    assert before.isdisjoint(after)
+    assert len(list(node.maps.policy.items())) == 2
 
 
 def test_a_learnt_address_is_not_taken_from_the_names_process(node: Node) -> None:
