@@ -47,6 +47,8 @@ http {{
     keepalive_timeout 600s;
     sendfile on;
     default_type text/plain;
+    ssl_certificate {certificates}/certificate.pem;
+    ssl_certificate_key {certificates}/key.pem;
     server {{
         {listen}
         location / {{ return 200 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\\n"; }}
@@ -71,9 +73,13 @@ class Target:
     """Emptied between measurements."""
     counts: tuple[int, ...] = tuple(httprules.COUNTS)
     """Numbers of rules that it can be measured with; none: it has no rules."""
+    tls: bool = True
+    """Whether it can judge TLS that it does not open."""
 
     def port(self, scenario: Scenario) -> int | None:
         """Where the scenario can be measured, None if it cannot."""
+        if scenario.kind == "large-tls":
+            return httprules.TLS_PORT if self.tls else None
         if self.counts:
             return httprules.COUNTS[scenario.rules] if scenario.rules in self.counts else None
         return None if scenario.denied or scenario.rules != 10 else httprules.OPEN_PORT
@@ -134,9 +140,9 @@ class HttpLab:
             (folder / name).write_bytes(bytes(range(256)) * (size // 256))
         self.upload = folder / "100m"
         ports = (httprules.OPEN_PORT, *httprules.COUNTS.values())
-        listen = " ".join(f"listen {port} backlog=4096;" for port in ports)
+        listen = " ".join(f"listen {port} backlog=4096;" for port in ports) + f" listen {httprules.TLS_PORT} ssl;"
         config = folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, listen=listen))
+        config.write_text(NGINX.format(folder=folder, listen=listen, certificates=lab.web.folder))
         argv = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
         lab.start(lab.outside, argv, "bench-nginx").wait_listening(*ports)
         # A connection for each request must not run out of ports.
@@ -158,7 +164,7 @@ class HttpLab:
         if variant in self.names:
             self.targets.append(target)
         if variant == "l7gate" and "l4" in self.names:
-            self.targets.append(replace(target, name="l4", counts=()))
+            self.targets.append(replace(target, name="l4", counts=(), tls=False))
 
     def _peer(self, lab: Lab, name: str) -> None:
         address, client = PEERS[name], lab.frontend.namespace
@@ -186,4 +192,4 @@ class HttpLab:
         for count in counts:
             port = httprules.COUNTS[count]
             process.wait(lambda: traffic.connect(client, address, port).open, f"port {port}", 60.0)  # noqa: B023
-        self.targets.append(Target(name, client, address, (process.pid,), (log, output), counts))
+        self.targets.append(Target(name, client, address, (process.pid,), (log, output), counts, name != "mitmproxy"))

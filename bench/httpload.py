@@ -26,7 +26,7 @@ class Scenario:
     name: str
     title: str
     kind: str
-    """As `wrk.lua` takes it, or ``large`` and ``large-put`` for 100 MiB with curl."""
+    """As `wrk.lua` takes it; or, for 100 MiB with curl, ``large``, ``large-put``, or ``large-tls`` (not opened)."""
     connections: int
     path: str = httprules.ALLOWED + "item"
     rules: int = 10
@@ -53,6 +53,7 @@ SCENARIOS: Final = (
     Scenario("up1m", "1 MiB uploads, 4 connections", "put", 4, httprules.ALLOWED + "up/1m"),
     Scenario("down100m", "100 MiB answers, one connection", "large", 1, httprules.ALLOWED + "100m", quick=True),
     Scenario("up100m", "100 MiB uploads, one connection", "large-put", 1, httprules.ALLOWED + "up/100m"),
+    Scenario("tls100m", "100 MiB answers in TLS, by server name", "large-tls", 1, httprules.ALLOWED + "100m"),
 )
 
 
@@ -108,6 +109,9 @@ def _curl(client: Namespace, server: str, port: int, scenario: Scenario, file: P
     written = f"%{{http_code}} %{{{field}}} %{{time_total}} %{{time_pretransfer}}\\n"
     argv = ["curl", "-q", "-s", "--noproxy", "*", "-w", written]
     url = f"http://{server}:{port}{scenario.path}"
+    if scenario.kind == "large-tls":
+        url = f"https://{httprules.SERVER_NAME}:{port}{scenario.path}"
+        argv += ["-k", "--connect-to", f"::{server}:{port}"]
     for _ in range(TRANSFERS):
         argv += ["-H", "Expect:"] if _ == 0 else []
         argv += ["-o", "/dev/null", *(["-T", str(file)] if scenario.kind == "large-put" else []), url]

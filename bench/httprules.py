@@ -12,6 +12,9 @@ COUNTS: Final = {10: 8010, 100: 8100, 1000: 9000}
 """Port that each number of rules is enforced on."""
 OPEN_PORT: Final = 8001
 """Allowed without HTTP rules."""
+TLS_PORT: Final = 8443
+"""Where TLS is limited to a server name."""
+SERVER_NAME: Final = "bench.example"
 ALLOWED: Final = "/public/"
 DENIED: Final = "/private/"
 
@@ -25,6 +28,7 @@ def rules(count: int) -> list[tuple[tuple[str, ...], str]]:
 def policy(server: str) -> str:
     """A CiliumNetworkPolicy for the lab's frontend (JSON is YAML)."""
     ports: list[dict[str, Any]] = [{"ports": [{"port": str(OPEN_PORT), "protocol": "TCP"}]}]
+    ports.append({"ports": [{"port": str(TLS_PORT), "protocol": "TCP"}], "serverNames": [SERVER_NAME]})
     for count, port in COUNTS.items():
         http = [{"method": "|".join(methods), "path": path} for methods, path in rules(count)]
         ports.append({"ports": [{"port": str(port), "protocol": "TCP"}], "rules": {"http": http}})
@@ -46,8 +50,11 @@ def envoy(address: str, server: str, log: str) -> str:
     return json.dumps(
         {
             "static_resources": {
-                "listeners": [_envoy_listener(address, port, count, log) for count, port in COUNTS.items()],
-                "clusters": [_envoy_cluster(server, port) for port in COUNTS.values()],
+                "listeners": [
+                    *(_envoy_listener(address, port, count, log) for count, port in COUNTS.items()),
+                    _envoy_tls(address),
+                ],
+                "clusters": [_envoy_cluster(server, port) for port in (*COUNTS.values(), TLS_PORT)],
             }
         }
     )
@@ -125,6 +132,27 @@ def _envoy_listener(address: str, port: int, count: int, log: str) -> dict[str, 
     }
 
 
+def _envoy_tls(address: str) -> dict[str, Any]:
+    extensions = "type.googleapis.com/envoy.extensions.filters"
+    proxy = {
+        "@type": f"{extensions}.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "tls",
+        "cluster": f"server{TLS_PORT}",
+    }
+    inspector = {"@type": f"{extensions}.listener.tls_inspector.v3.TlsInspector"}
+    return {
+        "name": "tls",
+        "address": {"socket_address": {"address": address, "port_value": TLS_PORT}},
+        "listener_filters": [{"name": "tls_inspector", "typed_config": inspector}],
+        "filter_chains": [
+            {
+                "filter_chain_match": {"server_names": [SERVER_NAME]},
+                "filters": [{"name": "tcp", "typed_config": proxy}],
+            }
+        ],
+    }
+
+
 def _envoy_matches(header: str, expression: str) -> dict[str, Any]:
     return {"name": header, "string_match": {"safe_regex": {"regex": expression}}}
 
@@ -162,6 +190,10 @@ def haproxy(address: str, server: str) -> str:
             lines.append(f" http-request allow if {{ method {' '.join(methods)} }} {{ pathq -m reg ^{path}$ }}")
         lines += [" http-request deny", f" default_backend server{port}"]
         lines += [f"backend server{port}", f" server one {server}:{port}"]
+    lines += ["frontend tls", " mode tcp", " option tcplog", f" bind {address}:{TLS_PORT}"]
+    lines += [" tcp-request inspect-delay 5s", f" tcp-request content accept if {{ req_ssl_sni -i {SERVER_NAME} }}"]
+    lines += [" tcp-request content reject if { req_ssl_hello_type 1 }", " default_backend tls"]
+    lines += ["backend tls", " mode tcp", f" server one {server}:{TLS_PORT}"]
     return "\n".join(lines) + "\n"
 
 
