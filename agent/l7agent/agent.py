@@ -41,6 +41,9 @@ from l7policy.policydoc import Policy, Source
 LOOK_SECONDS: Final = 1.0
 """How often the node is looked at for workloads that came, moved or went."""
 
+SWEEP_SECONDS: Final = 30.0
+"""How often flows that are over are swept from the connection table."""
+
 LOOKS_PER_INSPECTION: Final = 15
 """Most looks are glances; each so many-th also finds addresses that were given to a workload later."""
 
@@ -130,6 +133,7 @@ class Agent:
         await self._detach(gone)
         self.tasks.start(self._watch_node(), name="watch-node")
         self.tasks.start(self.observation.keep(), name="observe")
+        self.tasks.start(self._sweep_flows(), name="sweep-flows")
         self.datapath.on_events(self.auditing.kernel_events)
 
     async def _restore(self, newest: Kept) -> bool:
@@ -412,6 +416,11 @@ class Agent:
             taken = {e.attachment.ifindex for e in self.endpoints if e.attachment is not None}
             uplinks = await asyncio.to_thread(workload.uplinks, taken)
         await asyncio.to_thread(self.datapath.attach_node, uplinks)
+
+    async def _sweep_flows(self) -> None:
+        while True:
+            await asyncio.to_thread(self.kernel.sweep_flows)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     async def _watch_node(self) -> None:
         behind = False

@@ -63,6 +63,8 @@ class KernelState:
         self._identities: dict[IdentityId, Labels] = {}
         self._selector_labels: dict[int, str] = {}
         self._staged: _Staged | None = None
+        self.flows_expired = 0
+        """Entries swept away since this agent started."""
         self._adopted = False
         """Whether the rows of an agent before this one are swept: the first `collect` does it."""
         in_use = {row.policy_id for _, row in maps.endpoints.items()}
@@ -304,6 +306,10 @@ class KernelState:
             return 0
         row = self._maps.ipcache.get(address)
         return WORLD if row is None else row.identity
+
+    def sweep_flows(self) -> None:
+        """Removes the flows that are over. Blocking, for a thread: it reads the whole table."""
+        self.flows_expired += self._maps.conntrack.sweep().expired
 
     def fills(self) -> list[tuple[str, int, int]]:
         """Name, entries and capacity of each table that can fill up. Reads them all: not for the loop."""

@@ -85,6 +85,7 @@ def status(agent: Agent, fills: Count) -> View:
         else {"packets": 0, "bytes": 0},
         "events_lost": agent.kernel.events_lost(),
         "subscribers": agent.observation.hub.subscribers,
+        "flows_expired": agent.kernel.flows_expired,
     }
 
 

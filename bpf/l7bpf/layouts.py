@@ -28,6 +28,16 @@ CONNTRACK_FROM_NODE: Final = 2
 CONNTRACK_DENIED: Final = 4
 CONNTRACK_GUESSED: Final = 8
 
+CONNTRACK_ANSWERED: Final = 1
+CONNTRACK_FINS: Final = 2 | 4
+CONNTRACK_RESET: Final = 8
+
+SECOND_NS: Final = 10**9
+LIFETIME_TCP_NS: Final = 8000 * SECOND_NS
+LIFETIME_BEGUN_NS: Final = 60 * SECOND_NS
+LIFETIME_CLOSING_NS: Final = 10 * SECOND_NS
+LIFETIME_OTHERS_NS: Final = 60 * SECOND_NS
+
 METRIC_FORWARDED: Final = 0
 METRIC_CONNTRACK_MADE: Final = 251
 METRIC_PASSED_LOST: Final = 252
@@ -49,6 +59,7 @@ MARK_TO_PROXY: Final = 0x200
 MARK_TO_CLIENT: Final = 0xA00
 MARK_TO_SERVER: Final = 0xB00
 
+_TCP: Final = 6
 _V4_HEAD = bytes(12)
 _POLICY_PREFIX = 32 + 32 + 8
 _PORT = struct.Struct(">H")
@@ -262,12 +273,34 @@ class ConntrackEntry:
     upstream: int
     flags: int
     """CONNTRACK_LOCAL | CONNTRACK_FROM_NODE | CONNTRACK_DENIED | CONNTRACK_GUESSED"""
-    LAYOUT: ClassVar = struct.Struct("=QQQIBBH")
+    state: int = 0
+    """Of TCP: CONNTRACK_ANSWERED | CONNTRACK_FINS | CONNTRACK_RESET"""
+    LAYOUT: ClassVar = struct.Struct("=QQQIBBBB")
 
     def pack(self) -> bytes:
         return self.LAYOUT.pack(
-            self.last_seen_ns, self.packets, self.octets, self.revision, self.proxy, self.upstream, self.flags
+            self.last_seen_ns,
+            self.packets,
+            self.octets,
+            self.revision,
+            self.proxy,
+            self.upstream,
+            self.flags,
+            self.state,
         )
+
+    def alive(self, protocol: int, now_ns: int) -> bool:
+        """Whether the programs still go by it (`conntrack_alive` in conntrack.h)."""
+        silent = (now_ns - self.last_seen_ns + 2**63) % 2**64 - 2**63  # signed, as in C
+        return silent <= self.lifetime_ns(protocol)
+
+    def lifetime_ns(self, protocol: int) -> int:
+        """How long it may be silent."""
+        if protocol != _TCP:
+            return LIFETIME_OTHERS_NS
+        if self.state & CONNTRACK_RESET or self.state & CONNTRACK_FINS == CONNTRACK_FINS:
+            return LIFETIME_CLOSING_NS
+        return LIFETIME_TCP_NS if self.state & CONNTRACK_ANSWERED else LIFETIME_BEGUN_NS
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:

@@ -18,6 +18,7 @@ from typing import Any
 LIBRARY = "libbpf.so.1"
 
 BPF_ANY = 0
+BPF_NOEXIST = 1
 BPF_F_BEFORE = 1 << 3
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
@@ -118,6 +119,7 @@ def _library() -> ctypes.CDLL:
         "bpf_map_lookup_elem": (number, pointer, pointer),
         "bpf_map_update_elem": (number, pointer, pointer, ctypes.c_uint64),
         "bpf_map_delete_elem": (number, pointer),
+        "bpf_map_lookup_and_delete_elem": (number, pointer, pointer),
         "bpf_map_get_next_key": (number, pointer, pointer),
         "bpf_map_lookup_batch": (number, pointer, pointer, pointer, pointer, ctypes.POINTER(ctypes.c_uint32), pointer),
         "bpf_link_create": (number, number, number, ctypes.POINTER(_LinkCreateOpts)),
@@ -214,6 +216,16 @@ def delete(fd: int, key: bytes) -> bool:
         return False
     _checked(result)
     return True
+
+
+def take(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """Removes one entry of a hash and returns its last value; None if there was none."""
+    value = ctypes.create_string_buffer(value_size)
+    result = _library().bpf_map_lookup_and_delete_elem(fd, key, value)
+    if result == -errno.ENOENT:
+        return None
+    _checked(result)
+    return value.raw
 
 
 def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:

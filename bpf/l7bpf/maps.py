@@ -6,11 +6,13 @@ share a table. Failure verdict: `MapFull` when there is no room, `DatapathError`
 refusal of the kernel is an `OSError`. The entry that was there before stays.
 """
 
+import contextlib
 import errno
 import hashlib
 import mmap
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +43,17 @@ K = TypeVar("K", bound=Layout)
 V = TypeVar("V", bound=Layout)
 
 _BATCH = 1024
+_PROTOCOL = 36
+"""Where a conntrack key has its protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What `Conntrack.sweep` met."""
+
+    alive: int
+    expired: int
+    """Removed."""
 
 
 def hash64(label: str) -> int:
@@ -228,6 +241,30 @@ class Conntrack(Table[ConntrackKey, ConntrackEntry]):
     name = "conntrack"
     key = ConntrackKey
     row = ConntrackEntry
+
+    def sweep(self) -> "Sweep":
+        """Removes the flows that are over. Blocking, and long for a full table: for a thread.
+
+        The programs ignore such entries anyhow, but they take the place of others. One that a packet renews while we
+        look is put back, unless the flow has begun anew in that moment.
+        """
+        alive = expired = 0
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for key, value in self._rows():
+            protocol = key[_PROTOCOL]
+            if self.row.unpack(value).alive(protocol, now):
+                alive += 1
+                continue
+            taken = libbpf.take(self.fd, key, self.spec.value_size)
+            if taken is None:
+                continue
+            if not self.row.unpack(taken).alive(protocol, now):
+                expired += 1
+                continue
+            with contextlib.suppress(FileExistsError):
+                libbpf.update(self.fd, key, taken, libbpf.BPF_NOEXIST)
+            alive += 1
+        return Sweep(alive, expired)
 
 
 class FqdnIdentities(_Pinned):

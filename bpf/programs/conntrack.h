@@ -7,9 +7,12 @@
  */
 #pragma once
 
-#define SECOND_NS	   1000000000ULL
-#define LIFETIME_TCP_NS	   (8000 * SECOND_NS)
-#define LIFETIME_OTHERS_NS (60 * SECOND_NS)
+/* Silence after which a flow is over, as Cilium has it (bpf-ct-timeout-*). */
+#define SECOND_NS	    1000000000ULL
+#define LIFETIME_TCP_NS	    (8000 * SECOND_NS)
+#define LIFETIME_BEGUN_NS   (60 * SECOND_NS) /* TCP that nobody has answered yet */
+#define LIFETIME_CLOSING_NS (10 * SECOND_NS)
+#define LIFETIME_OTHERS_NS  (60 * SECOND_NS)
 
 static __always_inline u32 current_revision(void)
 {
@@ -32,10 +35,28 @@ static __always_inline void flip(struct conntrack_key *k)
 
 static __always_inline int conntrack_alive(const struct conntrack_entry *e, u8 protocol, u64 now)
 {
-	u64 lifetime = protocol == IPPROTO_TCP ? LIFETIME_TCP_NS : LIFETIME_OTHERS_NS;
+	u8 state = e->state;
+	u64 lifetime = LIFETIME_OTHERS_NS;
 
+	if (protocol == IPPROTO_TCP) {
+		lifetime = state & CONNTRACK_ANSWERED ? LIFETIME_TCP_NS : LIFETIME_BEGUN_NS;
+		if (state & CONNTRACK_RESET || (state & CONNTRACK_FINS) == CONNTRACK_FINS)
+			lifetime = LIFETIME_CLOSING_NS;
+	}
 	/* Signed: another processor's clock may be a tick ahead. */
 	return (s64)(now - e->last_seen_ns) <= (s64)lifetime;
+}
+
+/* What a packet tells of its connection. */
+static __always_inline u8 conntrack_state(const struct packet *p)
+{
+	u8 state = p->flags & PACKET_REVERSE ? CONNTRACK_ANSWERED : 0;
+
+	if (p->tcp_flags & TCP_FIN)
+		state |= state ? CONNTRACK_FIN_ANSWER : CONNTRACK_FIN;
+	if (p->tcp_flags & TCP_RST)
+		state |= CONNTRACK_RESET;
+	return state;
 }
 
 /* The entry of a packet's flow. Turns p->flow round, and says so, if the other side began. */
@@ -64,8 +85,16 @@ static __always_inline struct conntrack_entry *conntrack_find(struct packet *p, 
 	return 0;
 }
 
-static __always_inline void conntrack_touch(struct conntrack_entry *e, u32 length, u64 now)
+static __always_inline void conntrack_touch(struct conntrack_entry *e, const struct packet *p,
+					    u32 length, u64 now)
 {
+	u8 state = conntrack_state(p);
+
+	/* A proxy's answers do not come by here; the client's second packet shows that there were some. */
+	if (e->proxy && !(p->flags & PACKET_SYN))
+		state |= CONNTRACK_ANSWERED;
+	if (state & ~e->state)
+		e->state |= state;
 	e->last_seen_ns = now;
 	__sync_fetch_and_add(&e->packets, 1);
 	__sync_fetch_and_add(&e->bytes, length);
@@ -94,19 +123,18 @@ static __always_inline u8 conntrack_make(const struct conntrack_key *k,
  * were sent to itself (from_endpoint has checked that the source is its own), or it could send
  * anything to whoever takes part in some flow.
  */
-static __always_inline int related(struct __sk_buff *skb, struct packet *p, const int by_workload)
+static __always_inline int related(struct packet *p, struct packet *quoted, const int by_workload)
 {
-	struct packet quoted = {};
 	struct conntrack_entry *e;
 	u64 now = bpf_ktime_get_coarse_ns();
 
-	if (parse_quoted(skb, p, &quoted) || quoted.opaque)
+	if (!quoted->flow.family)
 		return UNRELATED;
-	if (!same_address(&quoted.flow.source, &p->flow.destination))
+	if (!same_address(&quoted->flow.source, &p->flow.destination))
 		return UNRELATED;
-	if (by_workload && !same_address(&quoted.flow.destination, &p->flow.source))
+	if (by_workload && !same_address(&quoted->flow.destination, &p->flow.source))
 		return UNRELATED;
-	e = conntrack_find(&quoted, 0, now);
+	e = conntrack_find(quoted, 0, now);
 	if (!e || e->revision != current_revision() || e->flags & CONNTRACK_DENIED)
 		return UNRELATED;
 	return e->proxy || e->upstream ? RELATED_TO_PROXY : RELATED;

@@ -63,14 +63,14 @@ static __always_inline int stays_on_link(const struct packet *p, int own_source)
 /* TC ingress of the node's end of an endpoint's veth: what the workload sends. */
 int from_endpoint(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet p = {}, quoted = {};
 	struct judgement j = {.point = POINT_FROM_ENDPOINT};
 	u32 ifindex = skb->ifindex, *id;
 	int own_source, relation;
 	u8 reason;
 
 	skb->mark = 0;
-	reason = parse(skb, &p);
+	reason = parse(skb, &p, &quoted);
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
 		reason = REASON_ENDPOINT_UNKNOWN;
@@ -90,7 +90,7 @@ int from_endpoint(struct __sk_buff *skb)
 		goto done;
 	}
 	if (p.flags & PACKET_ICMP_ERROR) {
-		relation = related(skb, &p, 1);
+		relation = related(&p, &quoted, 1);
 		j.to_proxy = relation == RELATED_TO_PROXY;
 		if (relation)
 			goto pass;
@@ -106,10 +106,10 @@ done:
 /* TC ingress of an uplink: what comes from other machines. The node's own traffic is not ours. */
 int from_uplink(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet p = {}, quoted = {};
 	struct judgement j = {.point = POINT_FROM_UPLINK};
 	int relation;
-	u8 reason = parse(skb, &p);
+	u8 reason = parse(skb, &p, &quoted);
 
 	j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);
 	if (!j.endpoint_id)
@@ -117,7 +117,7 @@ int from_uplink(struct __sk_buff *skb)
 	if (reason)
 		goto done;
 	if (p.flags & PACKET_ICMP_ERROR) {
-		relation = related(skb, &p, 0);
+		relation = related(&p, &quoted, 0);
 		j.to_proxy = relation == RELATED_TO_PROXY;
 		if (relation)
 			goto pass;
@@ -137,7 +137,7 @@ done:
  */
 int to_endpoint(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet p = {}, quoted = {};
 	struct judgement j = {.point = POINT_TO_ENDPOINT};
 	u32 ifindex = skb->ifindex, forwarded = skb->ingress_ifindex, mark = skb->mark & MARK_MASK;
 	u32 *id;
@@ -145,7 +145,7 @@ int to_endpoint(struct __sk_buff *skb)
 
 	if (mark == MARK_TO_CLIENT && !forwarded)
 		goto pass;
-	reason = parse(skb, &p);
+	reason = parse(skb, &p, &quoted);
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
 		reason = REASON_ENDPOINT_UNKNOWN;
@@ -164,7 +164,7 @@ int to_endpoint(struct __sk_buff *skb)
 	}
 	if (p.flags & PACKET_NEIGHBOUR && !forwarded)
 		goto pass;
-	if (p.flags & PACKET_ICMP_ERROR && related(skb, &p, 0))
+	if (p.flags & PACKET_ICMP_ERROR && related(&p, &quoted, 0))
 		goto pass;
 	reason = track(skb, &p, &j, j.endpoint_id, TO_ENDPOINT);
 	goto done;
@@ -179,13 +179,13 @@ done:
 /* TC egress of an uplink: only to learn which replies belong to a proxy. */
 int to_uplink(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet p = {}, quoted = {};
 	struct judgement j = {.point = POINT_TO_UPLINK};
 	u8 reason;
 
 	if ((skb->mark & MARK_MASK) != MARK_TO_SERVER || skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
-	reason = parse(skb, &p);
+	reason = parse(skb, &p, &quoted);
 	if (!reason)
 		reason = remember_upstream(&p, skb->len);
 	if (!reason)

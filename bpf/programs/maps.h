@@ -82,12 +82,20 @@ struct conntrack_entry {
 	u32 revision; /* under which the flow was judged */
 	u8 proxy;     /* which proxy its packets go to */
 	u8 upstream;  /* a proxy's socket uses this tuple: replies go to the proxy */
-	u16 flags;
+	u8 flags;
+	u8 state; /* of TCP. Apart from `flags`: every packet may write it, verdicts may not suffer */
 };
+/* Of flags */
 #define CONNTRACK_LOCAL	    1 /* both ends are on this node: no uplink may carry it */
 #define CONNTRACK_FROM_NODE 2 /* begun by the node itself, which no ingress policy limits */
 #define CONNTRACK_DENIED    4 /* was allowed, no longer is: judged packet by packet until a SYN */
-#define CONNTRACK_GUESSED   8 /* met half way while that harmed nobody: who began is not known */
+#define CONNTRACK_GUESSED   8 /* met half way: which side began is a guess, good for one revision */
+/* Of state */
+#define CONNTRACK_ANSWERED   1 /* packets were seen in both directions */
+#define CONNTRACK_FIN	     2 /* of the side that began */
+#define CONNTRACK_FIN_ANSWER 4
+#define CONNTRACK_FINS	     (CONNTRACK_FIN | CONNTRACK_FIN_ANSWER)
+#define CONNTRACK_RESET	     8
 
 struct config {
 	u32 revision;

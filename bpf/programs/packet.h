@@ -15,8 +15,10 @@
 
 #define IPV4_ROUTER_ALERT 0x9404 /* its type and its length, which is all that an ihl of 6 holds */
 
-#define TCP_SYN_ACK 0x12
+#define TCP_FIN	    0x01
 #define TCP_SYN	    0x02
+#define TCP_RST	    0x04
+#define TCP_SYN_ACK 0x12
 
 /* Of struct packet.flags */
 #define PACKET_SYN	    1  /* TCP, begins a connection */
@@ -32,8 +34,8 @@ struct packet {
 	__be16 port; /* what policy compares: the destination port, or the ICMP type */
 	u8 flags;
 	u8 tcp_flags;
+	u16 payload; /* offset of what follows the ICMP header */
 	u8 opaque; /* reason to drop it where policy is enforced, since policy cannot name it; or 0 */
-	u32 payload; /* offset of what follows the ICMP header */
 };
 
 static __always_inline long load(struct __sk_buff *skb, u32 offset, void *to, u32 length)
@@ -77,7 +79,7 @@ static __always_inline __be16 policy_port(const struct conntrack_key *flow)
 
 /* Ports, at `offset` from the network header. A packet quoted by an ICMP error has only 8 bytes. */
 static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, struct packet *p,
-					  const int quoted)
+					  int quoted)
 {
 	u8 protocol = p->flow.protocol;
 	struct {
@@ -117,7 +119,7 @@ static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, str
  * nothing that a workload needs has any. But for a lone router alert, which multicast joins carry.
  */
 static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *p,
-				      const int quoted)
+				      int quoted)
 {
 	struct iphdr ip;
 	__be16 option;
@@ -138,7 +140,7 @@ static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 }
 
 static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *p,
-				      const int quoted)
+				      int quoted)
 {
 	u8 next, h[8];
 	int i;
@@ -175,32 +177,43 @@ static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 	return offset;
 }
 
-/* 0 and the packet, or the reason to drop it. */
-static __always_inline u8 parse_at(struct __sk_buff *skb, u32 offset, int v6, struct packet *p,
-				   const int quoted)
-{
-	offset = v6 ? parse_ipv6(skb, offset, p, quoted) : parse_ipv4(skb, offset, p, quoted);
-	if (!offset)
-		return REASON_INVALID_PACKET;
-	if (p->flags & PACKET_FRAGMENT) {
-		p->opaque = REASON_FRAGMENT;
-		return 0;
-	}
-	return parse_transport(skb, offset, p, quoted);
-}
+/* Keeps the compiler from making one copy of a loop's body for each value. */
+#define keep_opaque(x) asm volatile("" : "+r"(x))
 
-static __always_inline u8 parse(struct __sk_buff *skb, struct packet *p)
+/*
+ * 0 and the packet, or the reason to drop it. Of an ICMP error also the packet that it quotes; what
+ * cannot be read of that leaves quoted->flow.family at 0.
+ */
+static __always_inline u8 parse(struct __sk_buff *skb, struct packet *p, struct packet *quoted)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+	int v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	struct packet *to = p;
+	u32 start = 0, offset;
+	int again;
+	u8 reason;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && !v6)
 		return REASON_UNKNOWN_L3;
-	return parse_at(skb, 0, skb->protocol == bpf_htons(ETH_P_IPV6), p, 0);
-}
-
-/* The packet that the ICMP error `p` quotes. */
-static __always_inline u8 parse_quoted(struct __sk_buff *skb, const struct packet *p,
-				       struct packet *quoted)
-{
-	return parse_at(skb, p->payload, p->flow.family == 6, quoted, 1);
+#pragma nounroll
+	for (again = 0; again < 2; again++) {
+		keep_opaque(again);
+		offset = v6 ? parse_ipv6(skb, start, to, again) : parse_ipv4(skb, start, to, again);
+		reason = offset ? 0 : REASON_INVALID_PACKET;
+		if (to->flags & PACKET_FRAGMENT)
+			to->opaque = REASON_FRAGMENT;
+		else if (offset)
+			reason = parse_transport(skb, offset, to, again);
+		if (again) {
+			if (reason || to->opaque)
+				to->flow.family = 0;
+			return 0;
+		}
+		if (reason || !(to->flags & PACKET_ICMP_ERROR))
+			return reason;
+		start = to->payload;
+		to = quoted;
+	}
+	return 0;
 }
 
 static __always_inline int same_address(const struct address *a, const struct address *b)

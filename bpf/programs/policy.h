@@ -41,7 +41,7 @@ struct judgement {
 	u8 judged;	   /* policy was asked */
 	u8 observe;	   /* EVENT_…: what somebody listens for */
 	u8 point;	   /* POINT_…: the program */
-	u8 answer_proxied; /* and sends to a proxy what would be the answer to this direct flow */
+	u8 answer_barred; /* why what would be the answer to this direct flow may not be one; or 0 */
 };
 
 static __always_inline u32 endpoint_of(u8 family, const struct address *a)
@@ -82,9 +82,6 @@ static __always_inline struct policy_entry *find_policy(u32 policy_id, u32 remot
 		return any;
 	return any && any->precedence > one->precedence ? any : one; /* 6 */
 }
-
-/* Keeps the compiler from making one copy of a loop's body for each value. */
-#define keep_opaque(x) asm volatile("" : "+r"(x))
 
 /* One end of a flow. */
 struct side {
@@ -162,17 +159,33 @@ static __always_inline u8 judge_side(const struct packet *p, struct judgement *j
 	return reason;
 }
 
-/* Whether the destination's egress policy has a proxy for what goes back to where p->flow is from. */
-static __always_inline int answer_needs_proxy(const struct packet *p, const struct side *source,
-					      const struct side *destination)
+/*
+ * Why the destination's egress policy lets nothing go back to where p->flow is from as a mere answer:
+ * it has a proxy for that, or a rule that denies it and no ingress policy that let the flow in. Or 0.
+ *
+ * Egress policy that merely does not allow the tuple is no reason: a server must be able to answer its
+ * clients, whom it may not call.
+ */
+static __always_inline u8 answer_barred(const struct packet *p, const struct side *source,
+					const struct side *destination)
 {
+	__be16 port = p->flow.source_port;
 	struct policy_entry *v;
 
 	if (p->opaque)
 		return 0;
+	if (p->flow.protocol == IPPROTO_ICMP)
+		port = 0; /* the type of an echo's reply */
+	if (p->flow.protocol == IPPROTO_ICMPV6)
+		port = bpf_htons(129);
 	v = find_policy(destination->policy_id, source->identity, DIRECTION_EGRESS,
-			p->flow.protocol, p->flow.source_port);
-	return v && v->verdict == POLICY_REDIRECT;
+			p->flow.protocol, port);
+	if (v && v->verdict == POLICY_REDIRECT)
+		return REASON_REDIRECT_IMPOSSIBLE;
+	if (v && v->verdict == POLICY_DENY &&
+	    !(destination->flags & (ENDPOINT_ENFORCE_INGRESS | ENDPOINT_AUDIT)))
+		return REASON_POLICY_DENY;
+	return 0;
 }
 
 /*
@@ -192,8 +205,6 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 	j->source_identity = source.identity;
 	j->destination_identity = destination.identity;
 	j->answer_matters = destination.flags & (ENDPOINT_ENFORCE_EGRESS | ENDPOINT_AUDIT);
-	if (j->answer_matters == ENDPOINT_ENFORCE_EGRESS && *flags & CONNTRACK_GUESSED)
-		j->answer_proxied = 1; /* the guess may do harm now */
 	if (begun_by_node && source.identity == IDENTITY_NODE)
 		*flags |= CONNTRACK_FROM_NODE;
 	if ((source_id && destination_id) || source.identity == IDENTITY_NODE ||
@@ -223,6 +234,6 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 	/* A SYN did begin a connection, and only an answer to it continues that one. */
 	if (j->answer_matters & ENDPOINT_ENFORCE_EGRESS && !j->proxy &&
 	    p->flow.protocol != IPPROTO_TCP)
-		j->answer_proxied = answer_needs_proxy(p, &source, &destination);
+		j->answer_barred = answer_barred(p, &source, &destination);
 	return 0; /* 9, 10 */
 }

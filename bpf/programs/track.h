@@ -31,23 +31,20 @@ static __always_inline u8 renew(struct packet *p, struct judgement *j, struct co
 }
 
 /*
- * A datagram to a workload whose own datagrams of this tuple go to a proxy: it may pass, but it makes
- * no flow, and what it was remembered as is forgotten. In a flow, whatever the workload sent would be
- * an answer, so that one datagram with the resolver's address, forged or merely late, would lead
- * around the DNS proxy. That holds also where ingress policy names the peer: to let it speak to the
- * workload is not to let the workload ask it unheard. The price is that a client which sends from
- * such a port (a name server that asks from port 53) has its answers go to the proxy.
- *
- * Egress policy that merely does not allow the tuple is no reason: a server must be able to answer
- * its clients, whom it may not call.
+ * A datagram to a workload whose own datagrams of this tuple go to a proxy, or are denied by a rule: it
+ * may pass, but it makes no flow, and what it was remembered as is forgotten. In a flow, whatever the
+ * workload sent would be an answer, so that one datagram with the resolver's address, forged or merely
+ * late, would lead around the DNS proxy. That holds also where ingress policy names the peer: to let it
+ * speak to the workload is not to let the workload ask it unheard. The price is that a client which
+ * sends from such a port (a name server that asks from port 53) has its answers go to the proxy.
  */
-static __always_inline u8 forget(const struct packet *p, const struct conntrack_entry *e)
+static __always_inline u8 forget(const struct packet *p, const struct conntrack_entry *e, u8 reason)
 {
 	if (!e)
 		return 0;
 	conntrack.delete(&p->flow);
 	/* This one is lost. The workload's next datagram begins a flow of its own. */
-	return p->flags & PACKET_REVERSE ? REASON_REDIRECT_IMPOSSIBLE : 0;
+	return p->flags & PACKET_REVERSE ? reason : 0;
 }
 
 /* Takes over what user space wants of every packet. */
@@ -88,7 +85,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	if (e) {
 		if (where == FROM_UPLINK && e->flags & CONNTRACK_LOCAL)
 			return REASON_INVALID_SOURCE_IP;
-		conntrack_touch(e, length, now);
+		conntrack_touch(e, p, length, now);
 		/* An entry that only a proxy's upstream socket made is no verdict on the workload's
 		 * own packets of the same tuple. */
 		if (e->revision == j->revision && !(e->flags & CONNTRACK_DENIED) &&
@@ -97,6 +94,16 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 			goto known;
 		}
 		flags = e->flags;
+		/* Under another policy who began matters: each packet speaks for its own side again. */
+		if (flags & CONNTRACK_GUESSED && e->revision != j->revision && !e->proxy &&
+		    !e->upstream) {
+			conntrack.delete(&p->flow);
+			e = 0;
+			flags = 0;
+			if (p->flags & PACKET_REVERSE)
+				flip(&p->flow);
+			p->flags &= ~PACKET_REVERSE;
+		}
 	}
 
 	own_began = (where == FROM_ENDPOINT) == !(p->flags & PACKET_REVERSE);
@@ -111,8 +118,8 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 		return REASON_INVALID_SOURCE_IP; /* the node's own address, which only IPv6 lets in */
 
 	/* What goes to a proxy both ways goes around none. */
-	if (!reason && j->answer_proxied && !(e && (e->proxy || e->upstream)))
-		return forget(p, e);
+	if (!reason && j->answer_barred && !(e && (e->proxy || e->upstream)))
+		return forget(p, e, j->answer_barred);
 	if (e) {
 		reason = renew(p, j, e, reason);
 		if (reason)
@@ -135,8 +142,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	if (p->flow.protocol == IPPROTO_TCP && !(p->flags & PACKET_SYN)) {
 		if (j->answer_matters == ENDPOINT_ENFORCE_EGRESS)
 			return 0;
-		if (j->answer_matters & ENDPOINT_ENFORCE_EGRESS)
-			flags |= CONNTRACK_GUESSED;
+		flags |= CONNTRACK_GUESSED;
 	}
 	new.last_seen_ns = now;
 	new.packets = 1;
@@ -144,6 +150,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	new.revision = j->revision;
 	new.proxy = j->proxy;
 	new.flags = flags;
+	new.state = conntrack_state(p);
 	return conntrack_make(&p->flow, &new);
 
 known:
