@@ -18,8 +18,12 @@ Labels = frozenset[str]
 ``cidr:192.0.2.0/24``, ``fqdn:*.example.com``."""
 
 
-class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of the model's values: immutable, hashable, compact on the wire."""
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Base of the model's values: immutable, hashable, compact on the wire.
+
+    Not for the garbage collector: an immutable value cannot come to refer to itself, and of large rule sets there are
+    hundreds of thousands.
+    """
 
 
 class Origin(Frozen, frozen=True):

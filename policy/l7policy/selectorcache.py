@@ -11,6 +11,7 @@ This module may not know rules or policies. Its failure verdict: a selector with
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -43,6 +44,11 @@ class Needs:
     """Each of these."""
     one_of: tuple[Terms, ...] = ()
     """At least one of each of these."""
+    keys: frozenset[str] = frozenset()
+    """Of all labels of workloads it looks at those with these keys only, as ``k8s:app`` or ``any:app``, and at whether
+    there is any. Labels of this program's own sources may always make a difference to it."""
+    exactly: Labels | None = None
+    """It looks at all labels, for these and no others."""
 
 
 def terms(labels: Labels) -> Terms:
@@ -64,7 +70,9 @@ def needs_of_requirements(requirements: Iterable[Requirement]) -> Needs:
     """What labels must have to meet all of them. What they must not have is not asked here."""
     every: set[str] = set()
     one_of: list[Terms] = []
+    keys: set[str] = set()
     for requirement in requirements:
+        keys.add(requirement.key)
         if requirement.operator == Operator.EXISTS:
             every.add(requirement.key)
         elif requirement.operator == Operator.IN:
@@ -73,7 +81,7 @@ def needs_of_requirements(requirements: Iterable[Requirement]) -> Needs:
                 every |= values
             else:
                 one_of.append(values)
-    return Needs(frozenset(every), tuple(one_of))
+    return Needs(frozenset(every), tuple(one_of), frozenset(keys))
 
 
 def needs_of_peer(peer: Peer) -> Needs:
@@ -86,7 +94,7 @@ def needs_of_peer(peer: Peer) -> Needs:
         case FqdnPeer():
             return Needs(frozenset({f"{peer.label}="}))
         case WorkloadPeer():
-            return Needs(frozenset(_full(peer.labels)))
+            return Needs(frozenset(_full(peer.labels)), exactly=frozenset(peer.labels))
         case _:
             return Needs()
 
@@ -122,6 +130,12 @@ class SelectorCache(Generic[Selector, Thing]):
         """What ``any:`` stands for: two or three, so none is ever forgotten."""
         self._anchored: dict[str, dict[Selector, _Selection[Selector, Thing]]] = {}
         self._unanchored: dict[Selector, _Selection[Selector, Thing]] = {}
+        self._keys: set[str] = set()
+        """Keys that selectors have looked at. One that none looks at any more costs a little and changes nothing."""
+        self._exactly: Counter[Labels] = Counter()
+        """See `Needs.exactly`, of the selectors in use."""
+        self._seen: set[str] = set()
+        """Those of the labels in use that can make a difference to a selector."""
 
     def __len__(self) -> int:
         return len(self._selections)
@@ -144,6 +158,10 @@ class SelectorCache(Generic[Selector, Thing]):
             return
         del self._selections[selector]
         self._unanchored.pop(selector, None)
+        if (exactly := selection.needs.exactly) is not None:
+            self._exactly[exactly] -= 1
+            if not self._exactly[exactly]:
+                del self._exactly[exactly]
         for anchor in selection.anchors:
             anchored = self._anchored[anchor]
             del anchored[selector]
@@ -157,6 +175,11 @@ class SelectorCache(Generic[Selector, Thing]):
     def _select(self, selector: Selector) -> _Selection[Selector, Thing]:
         needs = self._needs(selector)
         selection = _Selection[Selector, Thing](selector, needs)
+        for key in needs.keys - self._keys:
+            self._keys.add(key)
+            self._see(self._standing_for(key))
+        if needs.exactly is not None:
+            self._exactly[needs.exactly] += 1
         candidates: Iterable[Thing] = self._labels
         options = [frozenset({term}) for term in needs.every] + list(needs.one_of)
         if options:
@@ -196,28 +219,25 @@ class SelectorCache(Generic[Selector, Thing]):
         """Takes over new labels of things; None: it is gone. Returns who was selected newly, and who is no more."""
         gained: list[Change[Selector, Thing]] = []
         lost: list[Change[Selector, Thing]] = []
+        alike: dict[object, dict[Selector, _Selection[Selector, Thing]]] = {}
         for thing, labels in things.items():
             before = self._labels.get(thing)
             if before == labels:
                 continue
-            left = self._meeting(before) if before is not None else {}
-            met = self._meeting(labels) if labels is not None else {}
+            left = self._selecting(before, alike)
             if before is not None:
                 self._unindex(thing, before)
             if labels is not None:
                 self._index(thing, labels)
+            met = self._selecting(labels, alike)
+            if left is met:
+                continue
             for selector, selection in left.items():
-                if selector not in met and thing in selection.members:
+                if selector not in met:
                     selection.members.remove(thing)
                     lost.append((selector, thing))
             for selector, selection in met.items():
-                was = thing in selection.members
-                if (labels is not None and self._selected(selector, labels)) == was:
-                    continue
-                if was:
-                    selection.members.remove(thing)
-                    lost.append((selector, thing))
-                else:
+                if selector not in left:
                     selection.members.add(thing)
                     gained.append((selector, thing))
         return gained, lost
@@ -230,10 +250,26 @@ class SelectorCache(Generic[Selector, Thing]):
         """Every thing and its labels. Not to be changed."""
         return self._labels
 
+    def _selecting(
+        self, labels: Labels | None, alike: dict[object, dict[Selector, _Selection[Selector, Thing]]]
+    ) -> dict[Selector, _Selection[Selector, Thing]]:
+        """Every selector that selects things with these labels, which are in the index. `alike`: what the same update
+        was told before; things come and go by the hundred, and most differ in what no selector looks at."""
+        if labels is None or not self._selections:
+            return {}
+        seen = labels & self._seen
+        # What is not seen is a workload's. That there is such a label may count, but not which.
+        key = seen, len(seen) == len(labels), labels if labels in self._exactly else None
+        found = alike.get(key)
+        if found is None:
+            selected = self._selected
+            meeting = self._meeting(labels).items()
+            found = {selector: selection for selector, selection in meeting if selected(selector, labels)}
+            alike[key] = found
+        return found
+
     def _meeting(self, labels: Labels) -> dict[Selector, _Selection[Selector, Thing]]:
         """The selectors whose necessary conditions are met."""
-        if not self._selections:
-            return {}
         carried = terms(labels)
         met = dict(self._unanchored)
         for term in carried:
@@ -245,29 +281,48 @@ class SelectorCache(Generic[Selector, Thing]):
 
     def _index(self, thing: Thing, labels: Labels) -> None:
         self._labels[thing] = labels
-        for label in _full(labels):
-            carriers = self._with_label.get(label)
+        for label in labels:
+            full = label if "=" in label else f"{label}="
+            carriers = self._with_label.get(full)
             if carriers is None:
-                carriers = self._with_label[label] = set()
-                key = label.partition("=")[0]
-                self._of_key.setdefault(key, set()).add(label)
-                source = key.partition(":")[0]
-                if source not in SYNTHETIC_SOURCES:
-                    self._workload_sources.add(source)
+                carriers = self._with_label[full] = self._new_label(full)
             carriers.add(thing)
+
+    def _new_label(self, label: str) -> set[Thing]:
+        key = label.partition("=")[0]
+        self._of_key.setdefault(key, set()).add(label)
+        source, _, rest = key.partition(":")
+        if source in SYNTHETIC_SOURCES:
+            self._see((label,))
+        else:
+            self._workload_sources.add(source)
+            if key in self._keys or f"any:{rest}" in self._keys:
+                self._see((label,))
+        return set()
 
     def _unindex(self, thing: Thing, labels: Labels) -> None:
         del self._labels[thing]
-        for label in _full(labels):
-            carriers = self._with_label[label]
-            carriers.remove(thing)
+        for label in labels:
+            full = label if "=" in label else f"{label}="
+            carriers = self._with_label.get(full)
+            if carriers is None:
+                continue  # the same label in its other spelling was the thing's, too
+            carriers.discard(thing)
             if not carriers:
-                del self._with_label[label]
-                key = label.partition("=")[0]
+                del self._with_label[full]
+                self._seen -= {full, full.removesuffix("=")}
+                key = full.partition("=")[0]
                 in_use = self._of_key[key]
-                in_use.remove(label)
+                in_use.remove(full)
                 if not in_use:
                     del self._of_key[key]
+
+    def _see(self, labels: Iterable[str]) -> None:
+        """Takes labels in use among those that make a difference, in both spellings of an empty value."""
+        for label in labels:
+            self._seen.add(label)
+            if label.endswith("="):
+                self._seen.add(label[:-1])
 
 
 def _full(labels: Iterable[str]) -> set[str]:

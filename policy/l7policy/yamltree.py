@@ -11,21 +11,24 @@ libyaml does the scanning: PyYAML's own scanner is ten times slower and breaks o
 Failure verdict: `PolicyErrors`, and no tree. Never any other exception, whatever the text.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import msgspec
 import yaml
 from yaml.events import (
     AliasEvent,
-    CollectionEndEvent,
     DocumentEndEvent,
+    MappingEndEvent,
     MappingStartEvent,
     NodeEvent,
     ScalarEvent,
+    SequenceEndEvent,
     SequenceStartEvent,
 )
 from yaml.resolver import Resolver
@@ -40,6 +43,7 @@ MAX_DEPTH: Final = 64
 
 _RESOLVER: Final[Any] = Resolver()
 _TAG: Final = "tag:yaml.org,2002:"
+_STR: Final = f"{_TAG}str"
 _UNREADABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _BREAK: Final = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
@@ -59,20 +63,37 @@ class Kind(StrEnum):
     NULL = "nothing"
 
 
-_SCALARS: Final = {
-    "str": Kind.TEXT,
-    "timestamp": Kind.TEXT,
-    "value": Kind.TEXT,
-    "int": Kind.INTEGER,
-    "float": Kind.FLOAT,
-    "bool": Kind.BOOLEAN,
-    "null": Kind.NULL,
+_KINDS: Final = {
+    _STR: Kind.TEXT,
+    f"{_TAG}timestamp": Kind.TEXT,
+    f"{_TAG}value": Kind.TEXT,
+    f"{_TAG}int": Kind.INTEGER,
+    f"{_TAG}float": Kind.FLOAT,
+    f"{_TAG}bool": Kind.BOOLEAN,
+    f"{_TAG}null": Kind.NULL,
 }
+"""By the tag of a scalar."""
+_REMEMBERED: Final = 64
+"""Longer texts are not kept by `_plain_tag`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """One value of the document. Lines and columns count from 1."""
+def _resolved(value: str) -> str:
+    """What YAML 1.1 takes a scalar without quotes for."""
+    return str(_RESOLVER.resolve(yaml.ScalarNode, value, (True, False)))
+
+
+_plain_tag: Final = functools.lru_cache(maxsize=4096)(_resolved)
+"""Policies say the same few hundred words over and over."""
+
+
+_NO_FIELDS: Final[Mapping[str, "Node"]] = MappingProxyType({})
+
+
+class Node(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One value of the document. Lines and columns count from 1.
+
+    Not for the garbage collector, which would walk every tree over and over: nothing in a tree points back.
+    """
 
     path: str
     line: int
@@ -82,9 +103,9 @@ class Node:
     """A scalar as it was written, without quotes."""
     items: tuple["Node", ...] = ()
     """Of a list."""
-    fields: Mapping[str, "Node"] = field(default_factory=dict)
+    fields: Mapping[str, "Node"] = _NO_FIELDS
     """Of a mapping."""
-    keys: Mapping[str, "Node"] = field(default_factory=dict)
+    keys: Mapping[str, "Node"] = _NO_FIELDS
     """Of a mapping: each key itself, for its position."""
     size: int = 1
     """How many nodes a walk of this tree meets."""
@@ -124,7 +145,8 @@ def parse(path: str, text: str) -> list[Node]:
         raise PolicyErrors([PolicyError(path, line, column, f"character {found[0]!a} is not allowed in YAML")])
     builder = _Builder(path)
     try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        loader = yaml.CSafeLoader(text)
+        while (event := loader.get_event()) is not None:
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
         builder.errors.append(_broken(path, text, error))
@@ -171,29 +193,26 @@ class _Builder:
 
     def feed(self, event: Any) -> None:
         """Takes the parser's next event. Raises PolicyErrors when reading on makes no sense."""
-        match event:
-            case AliasEvent():
-                self._add(self._alias(event))
-            case ScalarEvent():
-                self._add(self._anchored(event, self._scalar(event)))
-            case MappingStartEvent() | SequenceStartEvent():
-                self._check_tag(event, "map" if isinstance(event, MappingStartEvent) else "seq")
-                if len(self._open) >= MAX_DEPTH:
-                    raise PolicyErrors([*self.errors, self._error(event, f"nested deeper than {MAX_DEPTH} levels")])
-                self._open.append(_Open(event, isinstance(event, MappingStartEvent)))
-            case CollectionEndEvent():
-                closed = self._open.pop()
-                self._add(self._anchored(closed.event, self._collection(closed)))
-            case DocumentEndEvent():
-                self._anchors.clear()
+        kind = type(event)  # of thousands of events each is asked, so not by isinstance
+        if kind is ScalarEvent:
+            node = self._scalar(event)
+            self._add(node if event.anchor is None else self._anchored(event, node))
+        elif kind is MappingStartEvent or kind is SequenceStartEvent:
+            self._check_tag(event, "map" if kind is MappingStartEvent else "seq")
+            if len(self._open) >= MAX_DEPTH:
+                raise PolicyErrors([*self.errors, self._error(event, f"nested deeper than {MAX_DEPTH} levels")])
+            self._open.append(_Open(event, kind is MappingStartEvent))
+        elif kind is MappingEndEvent or kind is SequenceEndEvent:
+            closed = self._open.pop()
+            self._add(self._anchored(closed.event, self._collection(closed)))
+        elif kind is AliasEvent:
+            self._add(self._alias(event))
+        elif kind is DocumentEndEvent:
+            self._anchors.clear()
 
     def _error(self, event: NodeEvent, message: str, hint: str = "") -> PolicyError:
         mark = event.start_mark or _NO_MARK
         return PolicyError(self._path, mark.line + 1, mark.column + 1, message, hint)
-
-    def _node(self, event: NodeEvent, kind: Kind, **content: Any) -> Node:
-        mark = event.start_mark or _NO_MARK
-        return Node(self._path, mark.line + 1, mark.column + 1, kind, **content)
 
     def _anchored(self, event: NodeEvent, node: Node) -> Node:
         if event.anchor:
@@ -214,39 +233,38 @@ class _Builder:
             self.errors.append(self._error(event, f"tag {event.tag} is not supported"))
 
     def _scalar(self, event: ScalarEvent) -> Node:
-        tag = event.tag
-        if found := _UNREADABLE.search(event.value):
+        value, tag, mark = event.value, event.tag, event.start_mark or _NO_MARK
+        # Only in double quotes can a text say what does not stand in the file.
+        if event.style == '"' and (found := _UNREADABLE.search(value)):
             self.errors.append(self._error(event, f"character {found[0]!a} is not allowed, escaped or not"))
         if tag is None:
-            tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
+            tag = _STR if not event.implicit[0] else _plain_tag(value) if len(value) < _REMEMBERED else _resolved(value)
         elif tag == "!":
-            tag = _TAG + "str"
-        kind = _SCALARS.get(tag.removeprefix(_TAG)) if tag.startswith(_TAG) else None
+            tag = _STR
+        kind = _KINDS.get(tag)
         if kind is None or (event.tag not in {None, "!"} and kind is not Kind.TEXT):
-            problem = "merge keys (<<) are not supported" if event.value == "<<" else f"tag {tag} is not supported"
+            problem = "merge keys (<<) are not supported" if value == "<<" else f"tag {tag} is not supported"
             self.errors.append(self._error(event, problem, "write the values out"))
             kind = Kind.TEXT
-        elif kind is Kind.INTEGER and not _DECIMAL.fullmatch(event.value):
-            if ":" in event.value:  # YAML 1.1 reads 1:30 in base 60. Kubernetes does not, nobody means it.
-                kind = Kind.TEXT
-            else:
-                self.errors.append(
-                    self._error(
-                        event, f"{event.value[:40]} is not a plain decimal number", "write it in decimal or in quotes"
-                    )
-                )
-                kind = Kind.TEXT
+        elif kind is Kind.INTEGER and not _DECIMAL.fullmatch(value):
+            if ":" not in value:  # YAML 1.1 reads 1:30 in base 60. Kubernetes does not, nobody means it.
+                hint = "write it in decimal or in quotes"
+                self.errors.append(self._error(event, f"{value[:40]} is not a plain decimal number", hint))
+            kind = Kind.TEXT
         elif kind is Kind.FLOAT:
-            kind = Kind.TEXT if ":" in event.value or "_" in event.value else kind
-        return self._node(event, kind, text=event.value)
+            kind = Kind.TEXT if ":" in value or "_" in value else kind
+        return Node(self._path, mark.line + 1, mark.column + 1, kind, value)
 
     def _collection(self, opened: _Open) -> Node:
-        size = 1 + sum(item.size for item in opened.items)
+        size = 1 + sum([item.size for item in opened.items])
+        mark = opened.event.start_mark or _NO_MARK
+        line, column = mark.line + 1, mark.column + 1
         if not opened.mapping:
-            return self._node(opened.event, Kind.SEQUENCE, items=tuple(opened.items), size=size)
+            return Node(self._path, line, column, Kind.SEQUENCE, "", tuple(opened.items), size=size)
         fields: dict[str, Node] = {}
         keys: dict[str, Node] = {}
-        for key, value in zip(opened.items[::2], opened.items[1::2], strict=True):
+        pairs = iter(opened.items)
+        for key, value in zip(pairs, pairs, strict=True):
             if key.kind is not Kind.TEXT:
                 simple = key.kind not in {Kind.MAPPING, Kind.SEQUENCE}
                 self.errors.append(key.error(f"a key must be text, not {key.kind}", "quote it" if simple else ""))
@@ -256,7 +274,7 @@ class _Builder:
             else:
                 keys[key.text] = key
                 fields[key.text] = value
-        return self._node(opened.event, Kind.MAPPING, fields=fields, keys=keys, size=size)
+        return Node(self._path, line, column, Kind.MAPPING, "", (), fields, keys, size)
 
     def _add(self, node: Node) -> None:
         self._nodes += 1
