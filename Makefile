@@ -4,7 +4,7 @@
 BIN := .venv/bin
 C := $(wildcard bpf/programs/*.c bpf/programs/*.h)
 
-.PHONY: help setup demo test bench-policy bench-http lint format clean
+.PHONY: help setup demo test bench-policy bench-http smuggling lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -28,6 +28,10 @@ bench-policy: setup ## What policies cost to compile, resolve, change and judge 
 bench-http: ## How fast HTTP passes beside direct, Envoy, HAProxy and mitmproxy; results in bench/results
 	@scripts/setup bench
 	@$(BIN)/python bench/bench_http.py
+
+smuggling: setup ## Thousands of ambiguous requests through the proxy to five servers: nothing may pass with another meaning
+	@scripts/setup smuggling
+	@$(BIN)/python bench/smuggling.py
 
 lint: setup ## Style, types and the layering of the packages
 	@echo "lint: ruff, mypy, import-linter, clang-format" >&2

@@ -74,6 +74,8 @@ class HttpConfig(Section, frozen=True):
     head_timeout: Seconds = 10.0
     idle_timeout: Seconds = 300.0
     connect_timeout: Seconds = 5.0
+    pin_names: bool = False
+    """Host must be a name by which ``toFQDNs`` allowed the destination."""
     stall_timeout: Seconds = 300.0
     request_timeout: Seconds = 3600.0
     max_connections: Count = 16384

@@ -73,7 +73,7 @@ async def serve(config: Config, slot: int) -> None:
     stop = asyncio.Event()
     dataplane.settle(stop)
     maps = dataplane.open_maps(config)
-    enforcement = Enforcement(KernelTables(maps))
+    enforcement = Enforcement(KernelTables(maps), pin_names=config.http.pin_names)
     role = HttpRole(enforcement, Path(config.secrets))
     limits = Limits(
         head_timeout=config.http.head_timeout,

@@ -25,6 +25,7 @@ from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_ide
 from l7policy.judgement import Judgement, judge
 from l7policy.model import EndpointPolicy, HttpRule, Labels, Snapshot
 from l7policy.names import NameSet, hash64, name_set
+from l7policy.pinning import pins
 from l7policy.sni import ServerNames, server_names
 from l7policy.trust import scope, scoped, selectors
 from l7policy.verdict import Direction, ProxyKind, Reason
@@ -71,6 +72,7 @@ class _Ruling:
     http: HttpRules | None
     names: NameSet | None
     server_names: ServerNames | None
+    pins: NameSet | None
     rule: str
     policies: tuple[str, ...]
 
@@ -107,8 +109,10 @@ class _View:
 class Enforcement:
     """The snapshots of one process: the one in force, the one before it, and the one being prepared."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, *, pin_names: bool = False) -> None:
+        """`pin_names`: Host must be a name by which the destination was allowed (`l7policy.pinning`)."""
         self.tables = tables
+        self._pin_names = pin_names
         self._prepared: _View | None = None
         self._active: _View | None = None
         self._previous: _View | None = None
@@ -235,6 +239,7 @@ class Enforcement:
                 None if judgement.http is None else view.http(judgement.http),
                 None if judgement.dns is None else name_set(judgement.dns),
                 None if judgement.server_names is None else server_names(judgement.server_names),
+                pins(policy, judgement, direction, labels, protocol, port) if self._pin_names else None,
                 ", ".join(str(origin) for origin in judgement.origins[:_RULES_NAMED]),
                 policy.selected_by,
             )
@@ -290,4 +295,5 @@ def _stage_of(ruling: _Ruling, direction: Direction, endpoint: int) -> Stage:
         L7Decision(True, Reason.NONE, ruling.rule, ruling.policies, direction, endpoint),
         L7Decision(judgement.audit, reason, ruling.rule, ruling.policies, direction, endpoint, audited=judgement.audit),
         ruling.server_names,
+        ruling.pins,
     )

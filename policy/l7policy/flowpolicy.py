@@ -15,6 +15,7 @@ from l7policy.http import HttpRules
 from l7policy.judgement import PolicyVerdict
 from l7policy.model import Labels
 from l7policy.names import NameSet
+from l7policy.pinning import agrees
 from l7policy.sni import ServerNames
 from l7policy.verdict import Direction, Reason
 
@@ -67,6 +68,8 @@ class Stage:
     refused: L7Decision
     """For a denied flow and for a request or question that no rule allows alike. Of an audited endpoint it allows."""
     server_names: ServerNames | None = None
+    pins: NameSet | None = None
+    """Names that a request must give as its Host, None if it does not matter."""
 
     @property
     def direction(self) -> Direction:
@@ -158,6 +161,11 @@ class FlowPolicy:
         if len(stages) > 1:
             headers = tuple(headers)
         for stage in stages:
+            if stage.pins is not None and not agrees(stage.pins, host):
+                refused = replace(stage.refused, reason=Reason.HOST_MISMATCH)
+                if not refused.audited:
+                    return refused
+                audited = audited or refused
             if stage.http is not None:
                 if stage.http.edits:
                     review = stage.http.review(method, path, host, headers)

@@ -164,6 +164,11 @@ def port_keys(rule: Rule) -> tuple[PortKey, ...]:
     return tuple(keys)
 
 
+def covers(rule: Rule, protocol: int, port: int) -> bool:
+    """Whether the rule says anything about flows of this protocol to this port."""
+    return any(_covers(key, protocol, port) for key in port_keys(rule))
+
+
 def _covers(key: PortKey, protocol: int, port: int) -> bool:
     return key == ANYTHING or (key[0] == protocol and key[1] <= port <= key[2])
 

@@ -77,6 +77,7 @@ class Reason(IntEnum):
     UPSTREAM_UNREACHABLE = (214, "The server refused the connection or could not be reached")
     UPSTREAM_MALFORMED = (215, "The server's response could not be understood")
     POLICY_CHANGED = (216, "Policy no longer lets this connection through")
+    HOST_MISMATCH = (217, "Host is no name by which the destination was allowed")
     DNS_DENIED = (220, "No DNS rule allows the name")
     DNS_MALFORMED = (221, "Malformed DNS message")
     DNS_UPSTREAM_TIMEOUT = (222, "The name server did not answer in time")

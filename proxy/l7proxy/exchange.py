@@ -354,7 +354,7 @@ class Exchange:
         keep_alive = (
             head.keep_alive
             and not self._draining
-            and decision.reason == Reason.HTTP_DENIED
+            and decision.reason in (Reason.HTTP_DENIED, Reason.HOST_MISMATCH)
             and (head.framing == NO_BODY or (not head.expect and head.framing <= self._limits.discard))
         )
         out.append(Record.refused(Verdict.DROPPED, head, decision, 403))

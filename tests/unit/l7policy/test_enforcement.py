@@ -408,3 +408,22 @@ def test_audit_mode_of_one_end_does_not_open_the_other() -> None:
 def test_what_is_limited_to_server_names_is_no_http() -> None:
     limited = Rule(Direction.EGRESS, Origin("t", "tls"), ports=TCP_80, server_names=("*.example.com",))
     assert not Node(egress(limited)).flow().http(b"GET", b"/", b"www.example.com", ()).allowed
+
+
+def test_names_are_pinned_only_if_the_process_is_told_to() -> None:
+    rule = Rule(Direction.EGRESS, Origin("p", "http"), peers=(EXAMPLE,), ports=TCP_80, http=(PUBLIC,))
+    for pinned in (False, True):
+        tables = MemoryTables()
+        tables.endpoints[CLIENT] = EndpointRow(EndpointId(1), PolicyId(10), CLIENT_ID, BOTH)
+        number = FIRST_FQDN_IDENTITY
+        tables.identities[OUTSIDE] = number
+        tables.names[number] = (WORLD, (hash64(EXAMPLE.label),))
+        enforcement = Enforcement(tables, pin_names=pinned)
+        enforcement.prepare(snapshot(1, {10: egress(rule)}))
+        assert enforcement.commit(1)
+        flow = enforcement.flow(CLIENT, OUTSIDE, 6, 80)
+        assert flow is not None
+        name = (EXAMPLE.match_name or EXAMPLE.match_pattern).rstrip(".").replace("*", "a").encode()
+        assert flow.http(b"GET", b"/public", name, ()).allowed
+        other = flow.http(b"GET", b"/public", b"other.test", ())
+        assert (other.allowed, other.reason) == ((False, Reason.HOST_MISMATCH) if pinned else (True, Reason.NONE))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -166,3 +166,13 @@ def test_the_edits_of_both_policies_are_made() -> None:
 def test_a_request_that_is_as_it_should_be_costs_no_new_decision() -> None:
     judged = edits(EGRESS, HeaderMatch("X-A", "1", None, Mismatch.ADD))
     assert flow(judged).http(b"GET", b"/", b"", [(b"x-a", b"1")]) is judged.passed
+
+
+def test_a_pinned_flow_refuses_another_host_and_audits_it_where_all_is_audited() -> None:
+    pinned = replace(HTTP, pins=NameSet([FqdnPeer(match_name="a.example.com.")]))
+    assert flow(pinned).http(b"GET", b"/a", b"A.example.com:80", ()).allowed
+    refused = flow(pinned).http(b"GET", b"/a", b"b.example.com", ())
+    assert (refused.allowed, refused.reason, refused.rule) == (False, Reason.HOST_MISMATCH, "rule")
+    audited = replace(pinned, refused=replace(pinned.refused, allowed=True, audited=True))
+    passed = flow(audited).http(b"GET", b"/a", b"b.example.com", ())
+    assert (passed.allowed, passed.audited, passed.reason) == (True, True, Reason.HOST_MISMATCH)
