@@ -4,7 +4,7 @@
 BIN := .venv/bin
 C := $(wildcard bpf/programs/*.c bpf/programs/*.h)
 
-.PHONY: help setup demo test bench-policy bench-http smuggling lint format clean
+.PHONY: help setup demo test bench-policy bench-http bench-dns smuggling lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -32,6 +32,10 @@ bench-http: ## How fast HTTP passes beside direct, Envoy, HAProxy and mitmproxy;
 smuggling: setup ## Thousands of ambiguous requests through the proxy to five servers: nothing may pass with another meaning
 	@scripts/setup smuggling
 	@$(BIN)/python bench/smuggling.py
+
+bench-dns: ## How fast names are answered beside dnsmasq, unbound and dnsdist, and learnt; results in bench/results
+	@scripts/setup bench-dns
+	@$(BIN)/python bench/bench_dns.py
 
 lint: setup ## Style, types and the layering of the packages
 	@echo "lint: ruff, mypy, import-linter, clang-format" >&2
