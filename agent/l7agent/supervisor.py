@@ -246,6 +246,7 @@ class DataProcess:
                     raise wire.WireError("said hello twice")
 
     def _become_ready(self) -> None:
+        self.adopt = True  # what comes after this one works with the same kernel tables
         self.state = "ready"
         self.problem = ""
         self.ready.set()
