@@ -3,8 +3,8 @@
 
 Everything is real: l7d on a lab's node with its datapath, dnsperf in a workload, and a name server that rotates its
 addresses (`rotating.py`). The forwarders stand in an equal lab without l7d, are asked by address, and cache nothing
-(`dnspeers.py`). Rounds are interleaved, throughput is their median. Only the hour of `memory` is simulated: the real
-learner with its journal, tables in memory, and a clock that runs ahead.
+(`dnspeers.py`). Rounds are interleaved, throughput is their median. Only the hour of `memory` is simulated
+(`dnsmemory.py`).
 
 Prints a table, writes bench/results/dns.{json,svg}; the last line is one flat JSON object. `--parts` runs some of:
 throughput, latency, learn, restart, pairs, memory.
@@ -13,7 +13,6 @@ throughput, latency, learn, restart, pairs, memory.
 import argparse
 import json
 import os
-import random
 import re
 import signal
 import statistics
@@ -45,9 +44,6 @@ CLIENTS, OUTSTANDING = 10, 100
 STEADY = 1000
 """Queries per second where latency is measured."""
 PAIRS = 100_000
-HOUR = 3600
-BASE_NAMES = NEW_NAMES = 10_000
-PER_SECOND = 200
 
 POLICY = f"""\
 apiVersion: cilium.io/v2
@@ -280,45 +276,6 @@ def pairs(running: Gate, count: int) -> dict[str, float]:
     }
 
 
-def memory() -> dict[str, float]:
-    """A simulated hour, in this process: names that stay and names that come and go."""
-    import l7agent.dns_process  # noqa: F401, PLC0415 - for its size
-    from l7dns.kerneltables import MemoryTables  # noqa: PLC0415
-    from l7dns.learner import Learner  # noqa: PLC0415
-    from l7dns.namecache import Fact  # noqa: PLC0415
-    from l7dns.view import Trust  # noqa: PLC0415
-    from l7policy.ids import Revision  # noqa: PLC0415
-    from l7policy.model import FqdnPeer, Snapshot  # noqa: PLC0415
-
-    chance = random.Random(1)
-    everything = FqdnPeer(match_pattern="**.example.com.")
-    with tempfile.TemporaryDirectory() as folder:
-        tables = MemoryTables()
-        learner = Learner(tables, Path(folder), trust=Trust(node_wide=True))
-        learner.restore(0.0)
-        learner.prepare(Snapshot(Revision(1), {}, {}, {}, (everything,)), 0.0)
-        learner.commit(1, 0.0)
-        empty = _rss(os.getpid())
-        middle = 0.0
-        asked = 0
-        for second in range(HOUR):
-            for _ in range(PER_SECOND):
-                asked += 1
-                new = asked % (HOUR * PER_SECOND // NEW_NAMES) == 0
-                number = asked if new else chance.randrange(BASE_NAMES)
-                name = f"{'new' if new else 'base'}-{number}.bench.example.com."
-                addresses = [bytes((198, 51, 100)) + bytes((chance.randrange(1, 255),)) for _ in range(4)]
-                ttl = 3600 if new else 5
-                assert learner.learn(Fact(name, SERVER, 53), addresses, ttl, second + 0.5, 7) == ""
-            learner.expire(float(second))
-            if second == HOUR // 2:
-                middle = _rss(os.getpid())
-        full = _rss(os.getpid())
-        say(f"{len(learner)} pairs held, evicted {learner.evicted}")
-        learner.close()
-    return {"rss_mb": round(full, 1), "rss_empty_mb": round(empty, 1), "rss_half_hour_mb": round(middle, 1)}
-
-
 def chart(found: dict[str, float]) -> str:
     """Throughput and latency, beside each other."""
     names = ["l7gate", *dnspeers.PORTS]
@@ -343,21 +300,18 @@ def main() -> None:
     found: dict[str, float] = {}
     if "memory" in options.parts:
         # In a process of its own: its memory is the learner's.
-        if len(options.parts) == 1:
-            found |= memory()
-        else:
-            done = subprocess.run([sys.executable, __file__, "--parts", "memory"], check=True, stdout=subprocess.PIPE)
-            found |= json.loads(done.stdout.splitlines()[-1])
+        done = subprocess.run([sys.executable, HERE / "dnsmemory.py"], check=True, stdout=subprocess.PIPE)
+        found |= json.loads(done.stdout)
     if {"throughput", "latency"} & set(options.parts):
         found |= compared(options.parts, options.rounds, options.seconds)
     if {"learn", "restart", "pairs"} & set(options.parts):
         with gate() as running:
+            if "restart" in options.parts:
+                found |= restart(running)
             if "learn" in options.parts:
                 found |= learn(running)
             if "pairs" in options.parts:
                 found |= pairs(running, options.pairs)
-            if "restart" in options.parts:
-                found |= restart(running)
     for name, value in sorted(found.items()):
         say(f"{name:28} {value:,g}")
     path = RESULTS / "dns.json"

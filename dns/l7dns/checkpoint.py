@@ -11,7 +11,9 @@ another boot are not used. Failure verdict: a damaged, foreign or missing file i
 write is counted.
 """
 
+import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,7 +21,7 @@ import msgspec
 
 from l7policy.model import Snapshot
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the format. Files of another one are as if there were none: names are learnt again as they are asked for."""
 _JOURNAL_LIMIT: Final = 1 << 20
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -40,11 +42,12 @@ class NameState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Names(msgspec.Struct, frozen=True):
+    """Head of the file. The names follow one by one, as in the journal: to write them takes no memory."""
+
     version: int
     boot: str
     generation: int
     next_identity: int
-    names: list[NameState]
 
 
 class _Rules(msgspec.Struct, frozen=True):
@@ -89,7 +92,12 @@ class Checkpoint:
         """Everything found; empty where nothing usable is."""
         rules = self._read(self._rules, _Rules)
         snapshots = [] if rules is None or (rules.version, rules.boot) != (VERSION, _boot()) else rules.snapshots
-        base = self._read(self._names, _Names)
+        frames = self._frames(self._names, whole=True)
+        try:
+            base = msgspec.msgpack.decode(frames[0], type=_Names) if frames else None
+        except msgspec.MsgspecError as error:
+            self._failed(error)
+            base = None
         if base is None or base.version != VERSION or base.boot != _boot():
             return State(snapshots, [], 0)
         self._generation = base.generation
@@ -97,20 +105,24 @@ class Checkpoint:
         for stale in self._folder.glob("dns-journal.*"):
             if stale != journal:
                 stale.unlink(missing_ok=True)
-        return State(snapshots, base.names + self._read_journal(journal), base.next_identity)
+        names = self._decode(frames[1:]) + self._decode(self._frames(journal))
+        return State(snapshots, names, base.next_identity)
 
     def save_rules(self, snapshots: list[Snapshot]) -> bool:
         """Remembers what is in force and what is prepared."""
-        return self._replace(self._rules, _Rules(VERSION, _boot(), snapshots))
+        rules = self._encoder.encode(_Rules(VERSION, _boot(), snapshots))
+        return self._replace(self._rules, [rules])
 
-    def save_names(self, names: list[NameState], next_identity: int) -> bool:
+    def save_names(self, names: Iterable[NameState], next_identity: int) -> bool:
         """Remembers the whole cache, and begins a new journal."""
         old = self._generation
         generation = old + 1
         journal = self._open_journal(generation)
         # Records go to the new journal from here on. Until the new cache file is in place, a reader finds the old one
         # with the old journal, which is what this one was made from.
-        if journal < 0 or not self._replace(self._names, _Names(VERSION, _boot(), generation, next_identity, names)):
+        head = _Names(VERSION, _boot(), generation, next_identity)
+        frames = (self._frame(record) for record in itertools.chain((head,), names))
+        if journal < 0 or not self._replace(self._names, frames):
             if journal >= 0:
                 os.close(journal)
                 self._journal_path(generation).unlink(missing_ok=True)
@@ -125,8 +137,7 @@ class Checkpoint:
         """Adds one learnt name to the journal."""
         if self._journal < 0:
             return False
-        body = self._encoder.encode(record)
-        frame = len(body).to_bytes(4, "big") + body
+        frame = self._frame(record)
         try:
             written = os.write(self._journal, frame)
         except OSError as error:
@@ -153,32 +164,42 @@ class Checkpoint:
             self._failed(error)
             return None
 
-    def _read_journal(self, path: Path) -> list[NameState]:
+    def _frame(self, record: object) -> bytes:
+        body = self._encoder.encode(record)
+        return len(body).to_bytes(4, "big") + body
+
+    @staticmethod
+    def _frames(path: Path, *, whole: bool = False) -> list[bytes]:
+        """The records of a file, without a last one that was cut short; with `whole`, then none at all."""
         try:
             data = path.read_bytes()
         except OSError:
             return []
-        records: list[NameState] = []
+        frames: list[bytes] = []
         position = 0
         while position + 4 <= len(data):
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")
             if end > len(data):
                 break
-            try:
-                records.append(msgspec.msgpack.decode(data[position + 4 : end], type=NameState))
-            except msgspec.MsgspecError as error:
-                self._failed(error)
-                break
+            frames.append(data[position + 4 : end])
             position = end
+        return [] if whole and position != len(data) else frames
+
+    def _decode(self, frames: Iterable[bytes]) -> list[NameState]:
+        records: list[NameState] = []
+        try:
+            records.extend(msgspec.msgpack.decode(frame, type=NameState) for frame in frames)
+        except msgspec.MsgspecError as error:
+            self._failed(error)
         return records
 
-    def _replace(self, path: Path, value: object) -> bool:
+    def _replace(self, path: Path, parts: Iterable[bytes]) -> bool:
         draft = path.with_name(path.name + ".new")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(self._encoder.encode(value))
+                file.writelines(parts)
             draft.replace(path)
         except OSError as error:
             return self._failed(error)

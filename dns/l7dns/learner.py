@@ -410,7 +410,7 @@ class Learner:
         self._rows.sweep(unknown)
 
     def _save_names(self) -> None:
-        names = [NameState(*fact, asker, list(found.items())) for fact, asker, found in self._cache.oldest_first()]
+        names = (NameState(*fact, asker, list(found.items())) for fact, asker, found in self._cache.oldest_first())
         self._checkpoint.save_names(names, self._rows.identities.next)
 
     def _save_rules(self) -> None:

@@ -13,7 +13,7 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Fact(NamedTuple):
@@ -34,12 +34,15 @@ class Change:
     address: bytes
 
 
+_NOBODY: Final[frozenset[int]] = frozenset()
+
+
 @dataclass(slots=True)
 class _Record:
     addresses: dict[bytes, float] = field(default_factory=dict)
     """Packed address to expiry."""
-    askers: set[int] = field(default_factory=set)
-    """The workloads that asked."""
+    askers: frozenset[int] = _NOBODY
+    """The workloads that asked; records with the same ones share them."""
 
 
 class NameCache:
@@ -55,6 +58,7 @@ class NameCache:
         self._records: dict[Fact, _Record] = {}
         self._held: dict[int, OrderedDict[Fact, None]] = {}
         """Of each workload, the names it asked for, the least recently learnt first."""
+        self._askers: dict[frozenset[int], frozenset[int]] = {}
         self._holds = 0
         self._pairs_of: Counter[int] = Counter()
         self._facts: dict[bytes, set[Fact]] = {}
@@ -170,7 +174,7 @@ class NameCache:
     def items(self) -> Iterator[tuple[Fact, frozenset[int], dict[bytes, float]]]:
         """Each fact with the workloads that asked and its addresses, the first known first."""
         for fact, record in self._records.items():
-            yield fact, frozenset(record.askers), record.addresses
+            yield fact, record.askers, record.addresses
 
     def oldest_first(self) -> Iterator[tuple[Fact, int, dict[bytes, float]]]:
         """What each workload asked for, in the order in which it would be evicted."""
@@ -187,12 +191,12 @@ class NameCache:
             held.move_to_end(fact)
             return
         held[fact] = None
-        record.askers.add(endpoint)
+        record.askers = self._shared(record.askers | {endpoint})
         self._holds += 1
         self._pairs_of[endpoint] += len(record.addresses)
 
     def _unhold(self, fact: Fact, record: _Record, endpoint: int) -> None:
-        record.askers.remove(endpoint)
+        record.askers = self._shared(record.askers - {endpoint})
         self._holds -= 1
         self._pairs_of[endpoint] -= len(record.addresses)
         held = self._held[endpoint]
@@ -200,11 +204,15 @@ class NameCache:
         if not held:
             del self._held[endpoint]
             del self._pairs_of[endpoint]
+            self._askers = {known: known for known in self._askers if endpoint not in known}
+
+    def _shared(self, askers: frozenset[int]) -> frozenset[int]:
+        return self._askers.setdefault(askers, askers) if len(askers) == 1 else askers
 
     def _drop(self, fact: Fact) -> None:
         """Forgets a fact without addresses."""
         record = self._records.pop(fact)
-        for endpoint in list(record.askers):
+        for endpoint in record.askers:
             self._unhold(fact, record, endpoint)
 
     def _evict(self, learnt: Fact, asker: int, changes: list[Change]) -> bool:
