@@ -66,6 +66,8 @@ def _worked(work: Callable[[], int]) -> int:
     """The child's exit status. A bug is told here, because nothing above may run in the child."""
     try:
         return work()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:  # noqa: BLE001 - reported as the interpreter would
         sys.excepthook(*sys.exc_info())
         return 1

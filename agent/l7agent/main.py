@@ -137,10 +137,7 @@ def dns(_: Path | None, config: Config, slot: int, replace: bool) -> None:
         fail(f"{name}: {error.strerror or error}")
 
     def work() -> int:
-        try:
-            _data_plane(config, name, dns_process.serve(config, made, replace=replace))
-        except SystemExit as ended:
-            return int(ended.code or 0)
+        _data_plane(config, name, dns_process.serve(config, made, replace=replace))
         return 0
 
     sys.exit(guard(work))
