@@ -4,11 +4,11 @@
 BIN := .venv/bin
 C := $(wildcard bpf/programs/*.c bpf/programs/*.h)
 
-.PHONY: help setup demo test bench-policy bench-http bench-dns smuggling lint format clean
+.PHONY: help setup demo test bench-policy bench-http bench-dns bench-datapath smuggling lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Packages, .venv and an editable install; quick when nothing has changed
 	@scripts/setup
@@ -36,6 +36,10 @@ smuggling: setup ## Thousands of ambiguous requests through the proxy to five se
 bench-dns: ## How fast names are answered beside dnsmasq, unbound and dnsdist, and learnt; results in bench/results
 	@scripts/setup bench-dns
 	@$(BIN)/python bench/bench_dns.py
+
+bench-datapath: setup ## What a packet's verdict costs beside nothing, iptables and nftables; results in bench/results
+	@scripts/setup bench
+	@$(BIN)/python bench/bench_datapath.py
 
 lint: setup ## Style, types and the layering of the packages
 	@echo "lint: ruff, mypy, import-linter, clang-format" >&2
