@@ -161,7 +161,9 @@ def table(samples: Samples) -> str:
         cells = []
         for figure in TITLES:
             values = samples.get((figure, variant), [])
-            cells.append(f"{statistics.median(values):,.1f} ({min(values):,.1f}–{max(values):,.1f})" if values else "")
+            cells.append(
+                f"{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})" if values else ""
+            )
         title = variant[0] if variant[0] == NONE else f"{variant[0]}, {variant[1]:,} rules"
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -116,7 +116,7 @@ class Agent:
         newest = self.history.active
         self._revision = max(maps.config.revision, newest.revision if newest else 0)
         self.observation.begin(self.kernel)
-        self.supervisor.start(adopt=not self.datapath.fresh)
+        self.supervisor.start(adopt=not self.datapath.fresh and self.datapath.upgraded_from is None)
         self._node_addresses = await asyncio.to_thread(workload.node_addresses)
         await self._locate_all()
         gone, _ = self._declare_from_files(strict=newest is None)
@@ -131,6 +131,7 @@ class Agent:
         await self._attach_node()
         await self._attach_all()
         await self._detach(gone)
+        self.auditing.kernel_events(await asyncio.to_thread(self.datapath.finish_upgrade))
         self.tasks.start(self._watch_node(), name="watch-node")
         self.tasks.start(self.observation.keep(), name="observe")
         self.tasks.start(self._sweep_flows(), name="sweep-flows")

@@ -16,11 +16,11 @@ from typing import Final
 from l7agent import dataplane, statefile
 from l7agent.config import Config
 from l7agent.endpoints import Endpoint
-from l7bpf import bpffs, loader, routing
+from l7bpf import bpffs, loader, migration, routing
 from l7bpf.attach import Attacher
 from l7bpf.errors import DatapathError
 from l7bpf.events import EventReader
-from l7bpf.layouts import Event
+from l7bpf.layouts import LAYOUT, Event
 from l7bpf.maps import Maps
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class Datapath:
         self.maps: Maps
         self.fresh = False
         """The tables were made just now: what others remember of earlier ones is void."""
+        self.upgraded_from: Path | None = None
+        """The folder of another layout, which still judges until everything is attached anew."""
         self.uplinks: list[str] = []
 
     @property
@@ -52,7 +54,8 @@ class Datapath:
         """Compiles and pins the programs, makes maps that are not there yet. Raises DatapathError."""
         sizes = self._config.maps
         bpffs.ensure(self._pins)
-        self.fresh = not (self._pins / "maps" / "policy").exists()
+        self.upgraded_from = next(iter(migration.older(self._pins)), None)
+        self.fresh = self.upgraded_from is None and not (self._pins / "maps" / "policy").exists()
         if self.fresh:
             shutil.rmtree(Path(self._config.state) / "dns", ignore_errors=True)
         loaded = loader.load(
@@ -71,7 +74,34 @@ class Datapath:
                 "map %s keeps its %d entries, not %d: `l7d cleanup` and a start change it", name, actual, wanted
             )
         self.maps = Maps.open(self._pins)
-        self._attacher = Attacher(self._pins, self._config.attach)
+        if self.upgraded_from is not None:
+            self._take_over(self.upgraded_from)
+        self._attacher = Attacher(self._pins, self._config.attach, self.upgraded_from)
+
+    def _take_over(self, old: Path) -> None:
+        if self.maps.config.revision:
+            return  # an agent before this one came so far, and did not finish
+        copied = migration.copy(old, self._pins)
+        if copied is None:
+            _log.warning("nothing leads from %s to layout %s: flows are judged anew", old, LAYOUT)
+        else:
+            _log.info("took over from %s: %s", old, ", ".join(f"{name} {count}" for name, count in copied.items()))
+
+    def finish_upgrade(self) -> list[Event]:
+        """Everything is attached: removes the old datapath. Returns what it still had to tell. Raises DatapathError."""
+        old = self.upgraded_from
+        if old is None:
+            return []
+        migration.follow(old, self._pins)
+        events: list[Event] = []
+        with EventReader(old) as reader:
+            while found := reader.drain(DRAIN):
+                events += found
+        for folder in migration.older(self._pins):
+            migration.remove(folder)
+        self.upgraded_from = None
+        _log.info("removed %s", old)
+        return events
 
     def attach_node(self, uplinks: list[str]) -> None:
         """Puts the programs on the uplinks, and the way from marks to the proxies in place. Raises DatapathError."""
@@ -127,6 +157,9 @@ class Datapath:
 def remove(config: Config) -> Iterator[str]:
     """Detaches and unpins everything, a line for each thing done. Raises DatapathError."""
     pins = dataplane.pins(config)
+    for old in migration.older(pins):
+        migration.remove(old)
+        yield f"{old} removed"
     if pins.is_dir():
         attacher = Attacher(pins, config.attach)
         with Maps.open(pins) as maps:

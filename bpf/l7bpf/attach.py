@@ -38,8 +38,10 @@ _UPLINK = (("from_uplink", _INGRESS), ("to_uplink", _EGRESS))
 class Attacher:
     """Attaches the programs pinned below `pins`."""
 
-    def __init__(self, pins: Path, mode: Mode = "auto") -> None:
+    def __init__(self, pins: Path, mode: Mode = "auto", older: Path | None = None) -> None:
+        """`older` is the folder of another layout, whose links are taken over instead of making new ones."""
         self._pins = pins
+        self._older = older / "links" if older is not None else None
         self._links = pins / "links"
         self.mode: Literal["tcx", "tc"] = "tc" if mode == "tc" or (mode == "auto" and not has_tcx()) else "tcx"
 
@@ -118,6 +120,12 @@ class Attacher:
 
     def _update_link(self, pin: Path, program: int, target: int) -> bool:
         """Replaces the program of the pinned link; False if there is none, or it no longer holds `target`."""
+        if self._older is not None and not pin.exists():
+            return self._replace(self._older / pin.name, program, target, pin)
+        return self._replace(pin, program, target)
+
+    def _replace(self, pin: Path, program: int, target: int, also: Path | None = None) -> bool:
+        """`also`: another name to give to the link. The first one goes with its folder."""
         try:
             link = libbpf.obj_get(pin)
         except FileNotFoundError:
@@ -126,6 +134,9 @@ class Attacher:
             if libbpf.link_info(link).target != target:
                 return False
             libbpf.link_update(link, program)
+            if also is not None:
+                self._links.mkdir(parents=True, exist_ok=True, mode=0o700)
+                libbpf.obj_pin(link, also)
         except OSError as error:
             if error.errno not in _GONE:
                 raise

@@ -21,9 +21,11 @@ class EventReader:
     def __init__(self, pins: Path) -> None:
         fds: list[int] = []
         try:
-            for name in ("events", "passed"):
-                path = pins / "maps" / name
-                fds.append(libbpf.obj_get(path))
+            path = pins / "maps/events"
+            fds.append(libbpf.obj_get(path))
+            passed = pins / "maps/passed"
+            if passed.exists():  # not in layout v1
+                fds.append(libbpf.obj_get(passed))
             self._ring = libbpf.RingBuffer(*fds)  # maps the memory: the descriptors are not needed further
         except OSError as error:
             raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error

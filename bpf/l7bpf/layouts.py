@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, Self
 
-LAYOUT: Final = "v1"
+LAYOUT: Final = "v2"
 """Last part of the pins' path. Raised whenever a struct or a table changes its shape."""
 
 ENFORCE_EGRESS: Final = 1
@@ -190,7 +190,7 @@ class PolicyKey:
     protocol: int = 0
     port: int = 0
     port_bits: int = 0
-    LAYOUT: ClassVar = struct.Struct("=IIIBB2s")
+    LAYOUT: ClassVar = struct.Struct("=IIIBB2s4x")
 
     def pack(self) -> bytes:
         if not 0 <= self.port_bits <= 16 or (self.port_bits and not self.protocol):

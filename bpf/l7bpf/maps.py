@@ -61,6 +61,23 @@ def hash64(label: str) -> int:
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 
+def raw_rows(fd: int, key_size: int, value_size: int, capacity: int) -> Iterator[tuple[bytes, bytes]]:
+    """Every entry of a table that has batch reads, some twice or not at all if others write meanwhile."""
+    position: bytes | None = None
+    limit = min(_BATCH, capacity)
+    while True:
+        try:
+            position, rows = libbpf.lookup_batch(fd, position, key_size, value_size, limit)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or limit >= capacity:
+                raise
+            limit = min(limit * 4, capacity)  # one bucket holds more than we asked for
+            continue
+        yield from rows
+        if position is None:
+            return
+
+
 class _Pinned:
     """A table opened by its name below the pins."""
 
@@ -95,19 +112,7 @@ class _Pinned:
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry, some twice or not at all if others write meanwhile."""
-        position: bytes | None = None
-        limit = min(_BATCH, self.capacity)
-        while True:
-            try:
-                position, rows = libbpf.lookup_batch(self.fd, position, self.spec.key_size, self.spec.value_size, limit)
-            except OSError as error:
-                if error.errno != errno.ENOSPC or limit >= self.capacity:
-                    raise
-                limit = min(limit * 4, self.capacity)  # one bucket holds more than we asked for
-                continue
-            yield from rows
-            if position is None:
-                return
+        return raw_rows(self.fd, self.spec.key_size, self.spec.value_size, self.capacity)
 
     def __len__(self) -> int:
         """Counts by reading them all: for status pages, not for hot paths."""

@@ -48,6 +48,10 @@ struct policy_key {
 	u8 direction;
 	u8 protocol;
 	__be16 port;
+	/* Never compared. A trie's row begins where its key ends: without this, the counters would not
+	 * be aligned, and an atomic addition across two cache lines stops the whole machine's memory
+	 * (a microsecond here; a panic where the kernel detects split locks). */
+	u32 pad;
 };
 #define POLICY_PREFIX_FULL (72 + 8 + 16)
 
