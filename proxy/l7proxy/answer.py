@@ -10,7 +10,7 @@ Failure verdict: `fault` is set; the caller answers 502, or breaks off if the fi
 from typing import Final
 
 from l7proxy import framing, response_head
-from l7proxy.head import Malformed, NeedMore, RequestHead, ResponseHead
+from l7proxy.head import ANY, Malformed, NeedMore, RequestHead, ResponseHead
 
 _MAX_INTERIM: Final = 64
 """1xx answers to one request."""
@@ -43,6 +43,22 @@ class Answer:
     def endless(self) -> bool:
         """Whether the end of the connection is the end of the answer."""
         return self.head is not None and isinstance(self._body, framing.EndlessBody)
+
+    @property
+    def unseen(self) -> int:
+        """How many of the server's next bytes are body whatever they are, and not its last."""
+        body = self._body
+        if self.done or self.fault or self._held:
+            return 0
+        if isinstance(body, framing.LengthBody):
+            return body.left - 1
+        return ANY if isinstance(body, framing.EndlessBody) else 0
+
+    def went_by(self, size: int) -> None:
+        """So many bytes of the body went by unseen."""
+        self.size += size
+        if isinstance(self._body, framing.LengthBody):
+            self._body.left -= size
 
     @property
     def may_be_followed(self) -> bool:

@@ -23,7 +23,7 @@ from l7policy.verdict import Reason, Verdict
 from l7proxy import commands as do
 from l7proxy import edited_head, framing, replies, request_head, rewritten_head, timeouts
 from l7proxy.commands import Command, Record, SendToClient, SendToServer
-from l7proxy.head import NEED_MORE, NO_BODY, Malformed, NeedMore, RequestHead
+from l7proxy.head import ANY, NEED_MORE, NO_BODY, Malformed, RequestHead
 from l7proxy.judge import Decision, FlowPolicy
 from l7proxy.limits import Limits
 from l7proxy.phase import Link, Phase
@@ -59,13 +59,20 @@ class Exchange:
         return self._phase is Phase.TUNNEL
 
     @property
-    def idle(self) -> bool:
-        """Whether no request is under way."""
-        return self._phase is Phase.HEAD and not self._inbox
-
-    @property
     def _answered(self) -> bool:
         return self._current is not None and self._current.head is not None
+
+    def unseen(self, *, of_server: bool) -> int:
+        """How many of one side's next bytes pass whatever they are."""
+        if self._phase is Phase.TUNNEL:
+            return ANY
+        return self._current.unseen if of_server and self._current is not None else 0
+
+    def went_by(self, size: int, now: float) -> None:
+        """So many of them have passed."""
+        self.deadline = now + self._limits.idle_timeout
+        if self._current is not None:
+            self._current.went_by(size)
 
     # Events of the client
 
@@ -224,7 +231,7 @@ class Exchange:
         """The process is about to end: no further request on this connection."""
         out: list[Command] = []
         self._draining = True
-        if self.idle:
+        if self._phase is Phase.HEAD and not self._inbox:
             self._end(out, now)
         return out
 
@@ -249,9 +256,7 @@ class Exchange:
     def _next_request(self, out: list[Command], now: float) -> bool:
         if self._client_slow:
             return False
-        head: RequestHead | NeedMore | Malformed = NEED_MORE
-        if self._inbox:
-            head = request_head.parse(self._inbox, self._seen, self._limits.max_head)
+        head = request_head.parse(self._inbox, self._seen, self._limits.max_head) if self._inbox else NEED_MORE
         if isinstance(head, RequestHead):
             self._inbox = self._inbox[head.size :]
             self._seen = 0
@@ -358,11 +363,8 @@ class Exchange:
             and (head.framing == NO_BODY or (not head.expect and head.framing <= self._limits.discard))
         )
         out.append(Record.refused(Verdict.DROPPED, head, decision, 403))
-        out.append(
-            SendToClient(
-                replies.reply(403, replies.ACCESS_DENIED, keep_alive=keep_alive, minor=head.minor, method=head.method)
-            )
-        )
+        answer = replies.reply(403, replies.ACCESS_DENIED, keep_alive=keep_alive, minor=head.minor, method=head.method)
+        out.append(SendToClient(answer))
         if not keep_alive:
             self._end(out, now, linger=True)
         elif head.framing == NO_BODY:
@@ -430,9 +432,7 @@ class Exchange:
             self._fail(out, now, 502, Reason.UPSTREAM_UNREACHABLE, detail, b"upstream closed the connection\r\n")
         else:
             # On a connection that was kept alive a client knows what this means, and may send the request again.
-            detail = "server closed the connection before answering" if current.head is None else "answer cut short"
-            status = 0 if current.head is None else current.head.status
-            out.append(current.record(Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE, status, detail))
+            out.append(current.cut_short())
             if reset:
                 self._break_off(out)
             else:
@@ -449,7 +449,6 @@ class Exchange:
     def _fail(self, out: list[Command], now: float, status: int, reason: Reason, detail: str, text: bytes) -> None:
         """Ends the request under way with an answer of our own, or breaks off if there is one already."""
         current = self._current
-        begun = self._answered
         verdict = Verdict.DROPPED if reason in (Reason.HTTP_MALFORMED, Reason.HTTP_TIMEOUT) else Verdict.ERROR
         if current is None:
             out.append(Record(verdict, reason, detail, status=status))
@@ -457,7 +456,7 @@ class Exchange:
             shown = status if current.head is None else current.head.status
             out.append(current.record(verdict, reason, shown, detail))
         self._drop_server(out, reset=current is not None)
-        if begun:
+        if self._answered:
             self._break_off(out)
             return
         if status:

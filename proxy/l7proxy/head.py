@@ -19,6 +19,10 @@ UNTIL_CLOSE: Final = -2
 """A framing is one number: the length of the body (0 for none), or one of these two."""
 
 
+ANY: Final = 1 << 62
+"""More bytes than ever come."""
+
+
 class NeedMore(enum.Enum):
     """So far it could become a head."""
 

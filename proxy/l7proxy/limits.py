@@ -36,3 +36,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a refused request's body, to keep the connection."""
     write_buffer: int = 256 * 1024
     """Waiting for a slow reader before the other side is no longer read."""
+    pump_from: int = 1024 * 1024
+    """Bytes that must be to come, or have passed where nobody knows what comes, before they are moved by a pump."""
+    max_pumps: int = 512
+    """Of the process. Each takes four descriptors, and up to 1 MiB of what the kernel holds anyway."""

@@ -18,13 +18,17 @@ from l7proxy import commands as do
 from l7proxy import sockets
 from l7proxy.commands import Record, SendToClient, SendToServer
 from l7proxy.exchange import Exchange
+from l7proxy.head import ANY
 from l7proxy.limits import Limits
 from l7proxy.sockets import Address
+from l7proxy.stream import Stream
 from l7proxy.tls_exchange import TlsExchange
 
 Dial = Callable[[Address, Address], Awaitable[socket.socket]]
 """Connects from a client's address to a destination. Raises OSError if it cannot."""
 
+_LARGE: Final = 16 * 1024
+"""A piece of this size is worth asking whether more will come."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -34,6 +38,8 @@ class Owner(Protocol):
     tasks: Tasks
     dial: Dial
     limits: Limits
+    pumps: int
+    """How many are at work."""
 
     def admit(self, relay: "ClientSide", client: Address, destination: Address) -> Exchange | TlsExchange | None:
         """What is to happen on a new connection, None if it is refused."""
@@ -62,6 +68,8 @@ class ClientSide(asyncio.Protocol):
         """The exchange does not want more of the client."""
         self._server_slow = False
         self._client_slow = False
+        self._down = Stream(self)
+        self._up = Stream(self)
         self.client: Address = ("", 0)
         self.destination: Address = ("", 0)
         self.exchange: Exchange | TlsExchange | None = None
@@ -86,6 +94,8 @@ class ClientSide(asyncio.Protocol):
         """Bytes came from the client."""
         if self.exchange is not None:
             self._perform(self.exchange.client_data(data, self._now()))
+            if len(data) >= _LARGE:
+                self._bulk(self._up, len(data))
 
     def eof_received(self) -> bool:
         """The client sent FIN; what it asked for may still be on its way."""
@@ -105,6 +115,7 @@ class ClientSide(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - part of the interface
         """The client is gone."""
         self._transport = None
+        self._stop_pumps()
         if self.exchange is not None:
             self._perform(self.exchange.client_lost(self._now()))
             self.exchange = None
@@ -125,6 +136,7 @@ class ClientSide(asyncio.Protocol):
 
     def abort(self) -> None:
         """Ends the connection now."""
+        self._stop_pumps()
         if self._transport is not None:
             self._reset(self._transport)
 
@@ -146,6 +158,8 @@ class ClientSide(asyncio.Protocol):
         """Bytes came from the server."""
         if self.exchange is not None:
             self._perform(self.exchange.server_data(data, self._now()))
+            if len(data) >= _LARGE:
+                self._bulk(self._down, len(data))
 
     def server_eof(self) -> None:
         """The server sent FIN."""
@@ -196,9 +210,11 @@ class ClientSide(asyncio.Protocol):
             case do.CloseServer() | do.ResetServer():
                 self._drop_server(reset=isinstance(command, do.ResetServer))
             case do.CloseClient():
+                self._stop_pumps()
                 if self._transport is not None:
                     self._transport.close()
             case do.ResetClient():
+                self._stop_pumps()
                 if self._transport is not None:
                     self._reset(self._transport)
             case _:
@@ -225,6 +241,7 @@ class ClientSide(asyncio.Protocol):
         if self._dialling is not None:
             self._dialling.cancel()
             self._dialling = None
+        self._stop_pumps()
         if self._server is not None:
             server, self._server = self._server, None
             server.relay = None
@@ -238,12 +255,57 @@ class ClientSide(asyncio.Protocol):
     def _client_reads(self, reads: bool) -> None:
         self._client_slow = not reads
         if self._server is not None:
-            self._server.read(reads)
+            self._server.read(reads and not self._down.pumping)
         if self.exchange is not None:
             self._perform(self.exchange.client_slow(not reads, self._now()))
 
     def _read(self) -> None:
-        _read(self._transport, not (self._held or self._server_slow))
+        _read(self._transport, not (self._held or self._server_slow or self._up.pumping))
+
+    # Bulk
+
+    def _bulk(self, stream: Stream, size: int) -> None:
+        """A large piece passed: moves what follows without looking at it, if that may be and there is enough of it."""
+        exchange, server, limits = self.exchange, self._server, self._owner.limits
+        if exchange is None or server is None or self._transport is None:
+            return
+        unseen = exchange.unseen(of_server=stream is self._down)
+        stream.seen = stream.seen + size if unseen else 0
+        if (stream.seen if unseen == ANY else unseen) < limits.pump_from or self._owner.pumps >= limits.max_pumps:
+            return
+        source, target = server.transport, self._transport
+        if stream is self._up:
+            source, target = target, source
+        if source.is_closing() or target.is_closing() or target.get_write_buffer_size():
+            return
+        if stream.start(source, target, unseen):
+            self._owner.pumps += 1
+            source.pause_reading()
+
+    def moved(self, size: int) -> None:
+        """Bytes went by."""
+        if self.exchange is not None:
+            self.exchange.went_by(size, self._now())
+
+    def slow(self, stream: Stream, slow: bool) -> None:
+        """Who is to read them is slow, or has caught up."""
+        if self.exchange is not None:
+            event = self.exchange.client_slow if stream is self._down else self.exchange.server_slow
+            self._perform(event(slow, self._now()))
+
+    def pumped(self, stream: Stream, broken: asyncio.Transport | None) -> None:
+        """There is nothing more to move, or a transport is found broken: its end is an event as any other."""
+        self._owner.pumps -= 1
+        if broken is not None:
+            self._stop_pumps()
+            broken.abort()
+        elif stream is self._up:
+            self._read()
+        elif self._server is not None:
+            self._server.read(not self._client_slow)
+
+    def _stop_pumps(self) -> None:
+        self._owner.pumps -= self._down.stop() + self._up.stop()
 
     @staticmethod
     def _reset(transport: asyncio.Transport) -> None:

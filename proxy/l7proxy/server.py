@@ -56,6 +56,7 @@ class HttpServer:
         self._judge = judge
         self._on_flow = on_flow
         self._demand = demand or Demand()
+        self.pumps = 0
         self._relays: dict[ClientSide, flows.Flows] = {}
         self._per_client: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []

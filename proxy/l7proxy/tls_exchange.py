@@ -34,7 +34,7 @@ from l7proxy.commands import (
     SendToClient,
     SendToServer,
 )
-from l7proxy.head import Malformed
+from l7proxy.head import ANY, Malformed
 from l7proxy.hello_retry import HelloRetry
 from l7proxy.judge import Decision, FlowPolicy
 from l7proxy.limits import Limits
@@ -76,6 +76,14 @@ class TlsExchange:
     def tunnel(self) -> bool:
         """Whether bytes pass unread."""
         return self._step is Step.OPEN
+
+    def unseen(self, *, of_server: bool) -> int:  # noqa: ARG002 - both sides are alike
+        """How many of one side's next bytes pass whatever they are."""
+        return ANY if self._step is Step.OPEN and self._retry is None else 0
+
+    def went_by(self, size: int, now: float) -> None:  # noqa: ARG002 - they are not counted
+        """So many of them have passed."""
+        self.deadline = now + self._limits.idle_timeout
 
     # Events of the client
 

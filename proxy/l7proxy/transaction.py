@@ -55,6 +55,13 @@ class Transaction(Answer):
             return self.record(Verdict.AUDIT, decision.reason, 0, "tunnel goes on")
         return None
 
+    def cut_short(self) -> Record:
+        """The record that the server did not answer to the end."""
+        if self.head is None:
+            detail = "server closed the connection before answering"
+            return self.record(Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE, 0, detail)
+        return self.record(Verdict.ERROR, Reason.UPSTREAM_UNREACHABLE, self.head.status, "answer cut short")
+
     def record(self, verdict: Verdict, reason: Reason, status: int, detail: str = "") -> Record:
         """What is to be recorded of it. Its head is printable ASCII in all that is shown."""
         request = self.request

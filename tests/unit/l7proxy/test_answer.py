@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from l7proxy.answer import Answer
-from l7proxy.head import RequestHead
+from l7proxy.head import ANY, RequestHead
 from l7proxy.request_head import parse
 
 
@@ -99,3 +99,28 @@ def test_a_broken_chunk_is_a_fault_after_what_was_right() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert answer.feed(head + b"2\r\nhi\r\nzz\r\n") == head + b"2\r\nhi\r\n"
     assert answer.fault == "malformed chunk size"
+
+
+def test_a_body_of_known_length_may_go_by_unseen_but_for_its_last_byte() -> None:
+    answer = answer_to(GET)
+    assert answer.unseen == 0
+    answer.feed(OK.replace(b"5", b"500"))
+    assert answer.unseen == 494
+    answer.went_by(400)
+    assert answer.unseen == 94
+    answer.went_by(94)
+    assert (answer.unseen, answer.done) == (0, False)
+    assert answer.feed(b"x") == b"x"
+    assert (answer.done, answer.size) == (True, 500)
+
+
+def test_what_has_to_be_read_never_goes_by_unseen() -> None:
+    for head, unseen in (
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", ANY),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\nhello", 0),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", 0),
+        (OK, 0),
+    ):
+        answer = answer_to(GET)
+        answer.feed(head)
+        assert answer.unseen == unseen
