@@ -61,7 +61,7 @@ _HEAD: Final = re.compile(
     rb"([A-Z][A-Z-]{0,31}+) (/[!-~]*+) HTTP/1\.([01])\r\n"
     # Which way a line is read is certain from its name, so going back finds nothing, and the time is linear.
     rb"(?:(?![CEHTUcehtu])" + _TOKEN + rb"++:[ -~]*+\r\n"
-    rb"|(?i:host): *+(?(4)(?!))((?:[0-9A-Za-z._-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5}+)?+) *+\r\n"
+    rb"|(?i:host): *+(?(4)(?!))((?:[0-9A-Za-z._-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?) *+\r\n"
     rb"|(?i:content-length): *+(?(5)(?!))(0|[1-9][0-9]{0,17}+) *+\r\n"
     rb"|(?i:transfer-encoding): *+(?(6)(?!))((?i:chunked)) *+\r\n"
     rb"|(?i:connection): *+(?(7)(?!))((?i:keep-alive|close)) *+\r\n"
@@ -71,7 +71,9 @@ _HEAD: Final = re.compile(
 )
 """The canonical form. ``(?(4)(?!))``: and group 4 has not matched before. Each of these fields is there once at most.
 
-Not possessive as a whole: Python 3.11.2 cannot have groups inside of a possessive repetition (its issue 101955).
+No group is possessive, only single characters are: Python 3.11 cannot have a capture inside of a possessive group (its
+issue 101955), and does not go back to where such a group began when a possessive repetition inside of it fails, so that
+``(?::[0-9]++)?+`` takes a lone colon.
 """
 
 _REMEMBERED: Final = 1024

@@ -22,9 +22,7 @@ MAX_RESPONSE_HEAD: Final = 64 * 1024
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 
 _HEAD: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?\r\n((?:"
-    + _TOKEN
-    + rb"++:[\t -~\x80-\xff]*+\r\n)*+)\r\n"
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?\r\n((?:" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n)*)\r\n"
 )
 
 _USUAL: Final = re.compile(

@@ -103,11 +103,79 @@ def read_client_hello(data: bytes) -> None:
         assert (pieces.size, found.name) == (reader.size, "" if found.fault else found.sent)
 
 
+def read_requests(data: bytes) -> None:
+    """A request head: read alike however it is cut, by both of our readers, and by h11 as it is sent on."""
+    import h11  # noqa: PLC0415
+
+    from l7proxy import request_head, rewritten_head  # noqa: PLC0415
+    from l7proxy.head import NEED_MORE, RequestHead  # noqa: PLC0415
+
+    found = request_head.parse(data)
+    half = len(data) // 2
+    first = request_head.parse(data[:half])
+    assert found == (request_head.parse(data, half) if first is NEED_MORE else first)
+    if not isinstance(found, RequestHead):
+        return
+    oracle = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    oracle.receive_data(found.raw)
+    request = oracle.next_event()
+    assert isinstance(request, h11.Request)
+    assert (request.method, request.http_version) == (found.method, b"1.%d" % found.minor)
+    assert request.target.endswith(found.path)
+    assert dict(request.headers).get(b"host", found.host) == found.host or found.method == b"CONNECT"
+    again = rewritten_head.read(found.raw, len(found.raw))
+    assert isinstance(again, RequestHead)
+    for field in ("method", "path", "host", "framing", "keep_alive", "minor", "expect", "upgrade"):
+        assert getattr(again, field) == getattr(found, field), field
+
+
+def read_answers(data: bytes) -> None:
+    """A response head: read alike however it is cut, and by the quick reader as by the other."""
+    from l7proxy import response_head  # noqa: PLC0415
+    from l7proxy.head import NEED_MORE  # noqa: PLC0415
+
+    found = response_head.parse(data)
+    assert found == response_head._unusual(data, 0, response_head.MAX_RESPONSE_HEAD)
+    half = len(data) // 2
+    first = response_head.parse(data[:half])
+    assert found == (response_head.parse(data, half) if first is NEED_MORE else first)
+
+
+def read_chunks(data: bytes) -> None:
+    """A chunked body: followed alike whole and byte by byte, to the end that h11 sees, if h11 takes it."""
+    import h11  # noqa: PLC0415
+
+    from l7proxy.framing import ChunkedBody  # noqa: PLC0415
+
+    whole, single = ChunkedBody(), ChunkedBody()
+    end = whole.feed(data, 0)
+    held, taken = b"", 0
+    for at in range(len(data)):
+        held += data[at : at + 1]
+        step = single.feed(held, 0)
+        held, taken = held[step:], taken + step
+        if single.done or single.fault:
+            break
+    assert (whole.done, whole.fault, end) == (single.done, single.fault, taken)
+    if whole.done:
+        oracle = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+        oracle.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
+        try:
+            while not isinstance(event := oracle.next_event(), h11.EndOfMessage):
+                assert event is not h11.NEED_DATA
+        except h11.RemoteProtocolError:
+            return
+        assert len(oracle.trailing_data[0]) == len(data) - end
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "documents": read_documents,
     "names": read_names,
     "expressions": read_expressions,
     "client_hello": read_client_hello,
+    "requests": read_requests,
+    "answers": read_answers,
+    "chunks": read_chunks,
 }
 
 
@@ -128,7 +196,9 @@ def main() -> None:
         import l7policy.documents  # noqa: PLC0415
         import l7policy.http  # noqa: PLC0415
         import l7policy.names  # noqa: F401, PLC0415
-        import l7proxy.client_hello  # noqa: F401, PLC0415
+        import l7proxy.client_hello  # noqa: PLC0415
+        import l7proxy.request_head  # noqa: PLC0415
+        import l7proxy.response_head  # noqa: F401, PLC0415
     atheris.Setup(sys.argv, TARGETS[name])
     atheris.Fuzz()
 

@@ -7,6 +7,7 @@ import h11
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from l7proxy import rewritten_head
 from l7proxy.framing import body
 from l7proxy.head import NEED_MORE, Malformed, RequestHead
 from l7proxy.request_head import parse
@@ -45,7 +46,7 @@ VALUES = st.sampled_from(
         b"a", b"a", b"a", b"b", b"a:80", b"5", b"5", b"05", b"0", b"5, 5", b"+5", b"chunked", b"Chunked",
         b"gzip, chunked",        b"keep-alive", b"close", b"upgrade", b"Upgrade, HTTP2-Settings",
         b"websocket", b"h2c", b"100-continue", b"",
-        b"\xe4",        b"x\x0b", b"a,b", b"Host", b"content-length",
+        b"a:", b"a:x", b"a:123456", b"[::1]:", b"\xe4",        b"x\x0b", b"a,b", b"Host", b"content-length",
     ]
 )  # fmt: skip
 SEPARATORS = st.sampled_from([b": ", b": ", b":", b":\t", b" :", b": \t "])
@@ -151,6 +152,20 @@ def test_h11_reads_the_same_request_with_the_same_body(head: bytes, rest: bytes)
             assert request.target == parsed.target
         if tracker.done:
             assert read_by(oracle) == len(following) - end
+
+
+@settings(max_examples=300)
+@given(st.one_of(CLEAN, HEADS))
+@example(b"GET / HTTP/1.1\r\nHost: a:\r\n\r\n")
+@example(b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n")
+@example(b"POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n")
+def test_what_is_read_quickly_would_be_read_alike_thoroughly(head: bytes) -> None:
+    parsed = parse(head)
+    if isinstance(parsed, RequestHead):
+        again = rewritten_head.read(parsed.raw, len(parsed.raw))
+        assert isinstance(again, RequestHead)
+        assert (again.method, again.path, again.host) == (parsed.method, parsed.path, parsed.host)
+        assert (again.framing, again.keep_alive, again.minor) == (parsed.framing, parsed.keep_alive, parsed.minor)
 
 
 def read_by(oracle: h11.Connection) -> int:
