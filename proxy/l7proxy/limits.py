@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a client may take to read the end of the last answer."""
 
     max_connections: int = 16384
-    """Of the process. Lowered to what the file-descriptor limit allows: a connection takes two."""
+    """Of the process. Lowered to what the file-descriptor limit allows: a connection takes two, a pump four."""
     max_connections_per_client: int = 2048
     max_head: int = MAX_HEAD
     hold: int = 64 * 1024
@@ -39,4 +39,4 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pump_from: int = 1024 * 1024
     """Bytes that must be to come, or have passed where nobody knows what comes, before they are moved by a pump."""
     max_pumps: int = 512
-    """Of the process. Each takes four descriptors, and up to 1 MiB of what the kernel holds anyway."""
+    """Of the process, and never more than take an eighth of its descriptors. Each holds up to 1 MiB in the kernel."""

@@ -40,6 +40,7 @@ class Owner(Protocol):
     limits: Limits
     pumps: int
     """How many are at work."""
+    max_pumps: int
 
     def admit(self, relay: "ClientSide", client: Address, destination: Address) -> Exchange | TlsExchange | None:
         """What is to happen on a new connection, None if it is refused."""
@@ -271,7 +272,7 @@ class ClientSide(asyncio.Protocol):
             return
         unseen = exchange.unseen(of_server=stream is self._down)
         stream.seen = stream.seen + size if unseen else 0
-        if (stream.seen if unseen == ANY else unseen) < limits.pump_from or self._owner.pumps >= limits.max_pumps:
+        if (stream.seen if unseen == ANY else unseen) < limits.pump_from or self._owner.pumps >= self._owner.max_pumps:
             return
         source, target = server.transport, self._transport
         if stream is self._up:

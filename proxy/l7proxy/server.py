@@ -32,6 +32,8 @@ _TICK = 0.5
 
 _OTHER_FILES = 64
 """Descriptors that are not connections."""
+_PUMPS_SHARE = 32
+"""Of so many descriptors one pump may be had, which takes four: an eighth of all."""
 
 
 class HttpServer:
@@ -62,7 +64,9 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._max_connections = min(self.limits.max_connections, max(1, (files - _OTHER_FILES) // 2))
+        self.max_pumps = min(self.limits.max_pumps, files // _PUMPS_SHARE)
+        left = files - _OTHER_FILES - 4 * self.max_pumps
+        self._max_connections = min(self.limits.max_connections, max(1, left // 2))
 
     @property
     def connections(self) -> int:
