@@ -14,7 +14,7 @@ from l7lab.gate import Gate, program
 from l7lab.namespace import NAMESPACES
 from l7lab.scenario import DROPPED, Scenario, together
 
-DENIALS = {DROPPED, "403", "REFUSED", "refused", "never arrived"}
+DENIALS = {DROPPED, "403", "REFUSED", "refused", "reset", "never arrived"}
 
 
 def everything_of_labs() -> set[str]:
