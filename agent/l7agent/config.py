@@ -58,6 +58,8 @@ class DnsConfig(Section, frozen=True):
     max_names: Count = 100_000
     max_addresses: Count = 32_768
     """Of all names together; about one kilobyte of memory each."""
+    svcb_hints: Literal["learn", "keep", "strip"] = "learn"
+    """Addresses in SVCB and HTTPS records: learnt for the asked name, relayed only, or taken out."""
     pre_cache: str = ""
     """A file of names that are known from the start, as ``l7ctl fqdn cache list -o json`` writes it."""
     trust: Literal["policy", "node"] = "policy"

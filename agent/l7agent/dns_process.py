@@ -23,6 +23,7 @@ from l7bpf.maps import Maps
 from l7dns import clock, kernel, precache, sockets
 from l7dns.learner import Learner
 from l7dns.server import DnsServer, Limits
+from l7dns.svcb import Hints
 from l7dns.view import Trust
 from l7policy.enforcement import Enforcement
 from l7policy.verdict import Protocol, ProxyKind
@@ -115,7 +116,9 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
         role,
         shutdown,
     )
-    server = DnsServer(enforcement, learner, port.record, limits, demand=port.demand)
+    server = DnsServer(
+        enforcement, learner, port.record, limits, hints=Hints(config.dns.svcb_hints), demand=port.demand
+    )
     role.server = server
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)

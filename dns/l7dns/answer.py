@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from l7dns import names
+from l7dns import names, svcb
 from l7dns.message import HEADER, IN, OPCODE, QR, RCODE, Question, Rcode, Type, find_edns
 from l7dns.names import WireError
 
@@ -28,7 +28,17 @@ _PLAIN: Final = {
 """Of the usual answer: the shape of its records, how each begins, and the length of an address."""
 _PLAIN_OPT: Final = 11
 _SIZES: Final = {int(Type.A): 4, int(Type.AAAA): 16}
-_WANTED: Final = {int(Type.A): (Type.A,), int(Type.AAAA): (Type.AAAA,), int(Type.ANY): (Type.A, Type.AAAA)}
+_WANTED: Final[dict[int, tuple[int, ...]]] = {
+    int(Type.A): (Type.A,),
+    int(Type.AAAA): (Type.AAAA,),
+    int(Type.ANY): (Type.A, Type.AAAA),
+}
+_HINTING: Final[dict[int, tuple[int, ...]]] = {
+    **_WANTED,
+    svcb.SVCB: (svcb.SVCB,),
+    svcb.HTTPS: (svcb.HTTPS,),
+    int(Type.ANY): (Type.A, Type.AAAA, svcb.SVCB, svcb.HTTPS),
+}
 
 _NOTHING: Final[tuple[tuple[bytes, ...], int, tuple[bytes, ...]]] = ((), 0, ())
 
@@ -63,8 +73,8 @@ class Invalid(msgspec.Struct, frozen=True):
     problem: str
 
 
-def read(wire: bytes, question: Question, expected_id: int) -> Answer | Foreign | Invalid:
-    """Judges a response to `question`, which was sent with `expected_id`."""
+def read(wire: bytes, question: Question, expected_id: int, *, hints: bool = False) -> Answer | Foreign | Invalid:
+    """Judges a response to `question`, sent with `expected_id`. With `hints` those of SVCB records count, too."""
     if len(wire) < HEADER.size:
         return Foreign("shorter than a header")
     ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
@@ -87,7 +97,7 @@ def read(wire: bytes, question: Question, expected_id: int) -> Answer | Foreign 
         if plain is not None:
             return plain
     try:
-        records, position = _answer_section(wire, start, answers, question)
+        records, position = _answer_section(wire, start, answers, question, hints)
         position, misplaced = find_edns(wire, position, authorities)
         position, edns = find_edns(wire, position, additionals)
         if misplaced is not None:
@@ -142,9 +152,9 @@ class _Records:
     """Two different CNAMEs of one owner: which one a client follows cannot be known."""
 
 
-def _answer_section(wire: bytes, position: int, count: int, question: Question) -> tuple[_Records, int]:
+def _answer_section(wire: bytes, position: int, count: int, question: Question, hints: bool) -> tuple[_Records, int]:
     asked = question.wire_name
-    wanted = _WANTED.get(question.qtype, ())
+    wanted = (_HINTING if hints else _WANTED).get(question.qtype, ())
     records = _Records({}, {})
     for _ in range(count):
         start = position
@@ -170,6 +180,9 @@ def _answer_section(wire: bytes, position: int, count: int, question: Question) 
             known = records.aliases.setdefault(owner, (target, ttl))
             if known[0] != target:
                 records.ambiguous = True
+        elif rtype in (svcb.SVCB, svcb.HTTPS):
+            for address in svcb.hints(wire, data, position):
+                records.addresses.setdefault(owner, []).append((address, ttl))
         else:
             if length != _SIZES[rtype]:
                 raise WireError("address of another length than its type's")

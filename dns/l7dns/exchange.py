@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol as Interface
 
 from l7dns.sockets import Address
+from l7dns.svcb import Hints
 from l7dns.transaction import Answered, Learn, Transaction
 from l7dns.upstream import Asked
 from l7policy.enforcement import FlowPolicy
@@ -24,7 +25,13 @@ class Query:
     __slots__ = ("client", "policy", "protocol", "respond", "server", "transaction")
 
     def __init__(
-        self, client: Address, server: Address, protocol: Protocol, policy: FlowPolicy | None, respond: Respond
+        self,
+        client: Address,
+        server: Address,
+        protocol: Protocol,
+        policy: FlowPolicy | None,
+        respond: Respond,
+        hints: Hints = Hints.LEARN,
     ) -> None:
         """`server` is the name server that the client asked."""
         self.client = client
@@ -32,7 +39,7 @@ class Query:
         self.protocol = protocol
         self.policy = policy
         self.respond = respond
-        self.transaction = Transaction()
+        self.transaction = Transaction(hints)
 
 
 class Owner(Interface):

@@ -23,6 +23,7 @@ from l7dns.namecache import Fact
 from l7dns.ratelimit import RateLimit
 from l7dns.reply import Replies
 from l7dns.sockets import Address
+from l7dns.svcb import Hints
 from l7dns.transaction import Answered, Learn
 from l7dns.upstream import TcpUpstream, UdpUpstream
 from l7observe.demand import Demand
@@ -86,6 +87,7 @@ class DnsServer:
         on_flow: Callable[[Flow], None],
         limits: Limits | None = None,
         *,
+        hints: Hints = Hints.LEARN,
         demand: Demand | None = None,
         on_error: Callable[[str, BaseException], None] | None = None,
     ) -> None:
@@ -103,6 +105,7 @@ class DnsServer:
         self._enforcement = enforcement
         self._learner = learner
         self._on_flow = on_flow
+        self._hints = hints
         self._demand = demand or Demand()
         self._tasks = Tasks(on_error)
         self._inflight: dict[str, int] = {}
@@ -162,7 +165,9 @@ class DnsServer:
     def _datagram(self, message: bytes, client: Address, server: Address) -> None:
         now = clock.boottime()
         policy = self._policy(client[0], server[0], server[1], Protocol.UDP, now)
-        exchange = self._begin(message, Query(client, server, Protocol.UDP, policy, self._replies.send), now)
+        exchange = self._begin(
+            message, Query(client, server, Protocol.UDP, policy, self._replies.send, self._hints), now
+        )
         if exchange is not None:
             exchange.waits_for(self._udp.ask(client[0], server, exchange, now))
 
@@ -171,7 +176,7 @@ class DnsServer:
         now = clock.boottime()
         client, server = session.client, session.destination
         policy = self._policy(client[0], server[0], server[1], Protocol.TCP, now)
-        exchange = self._begin(message, Query(client, server, Protocol.TCP, policy, session.reply), now)
+        exchange = self._begin(message, Query(client, server, Protocol.TCP, policy, session.reply, self._hints), now)
         if exchange is None:
             return
         upstream = self._sessions[session]

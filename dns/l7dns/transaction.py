@@ -17,8 +17,10 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from l7dns import answer, message
+from l7dns import answer, message, svcb
 from l7dns.message import Ede, Malformed, Question, Rcode
+from l7dns.names import WireError
+from l7dns.svcb import Hints
 from l7policy.verdict import Direction, Reason
 
 
@@ -84,6 +86,7 @@ class Learn(msgspec.Struct, frozen=True):
     ttl: int
 
 
+_WITHOUT_HINTS: Final = (int(message.Type.A), int(message.Type.AAAA))
 _TRANSFERS: Final = (int(message.Type.AXFR), int(message.Type.IXFR))
 
 
@@ -98,10 +101,11 @@ class _State(Enum):
 class Transaction:
     """One query. Each method may be called only in the order of the picture above; anything else is a bug."""
 
-    __slots__ = ("_id", "_pending", "_problem", "_state", "_wire", "decision", "question")
+    __slots__ = ("_hints", "_id", "_pending", "_problem", "_state", "_wire", "decision", "question")
 
-    def __init__(self) -> None:
-        """A query not read yet."""
+    def __init__(self, hints: Hints = Hints.LEARN) -> None:
+        """A query not read yet. `hints` of SVCB records are learnt, kept or taken out."""
+        self._hints = hints
         self._state = _State.NEW
         self._wire = b""
         self._id = 0
@@ -144,12 +148,17 @@ class Transaction:
         question = self.question
         if self._state is not _State.FORWARDED or question is None:
             raise AssertionError(f"response in state {self._state}")
-        found = answer.read(wire, question, self._id)
+        found = answer.read(wire, question, self._id, hints=self._hints is Hints.LEARN)
         if isinstance(found, answer.Foreign):
             self._problem = found.problem
             return None
         if isinstance(found, answer.Invalid):
             return self._fail(Reason.DNS_UPSTREAM_INVALID, found.problem, Ede.INVALID_DATA)
+        if self._hints is Hints.STRIP and question.qtype not in _WITHOUT_HINTS:
+            try:
+                wire = svcb.strip(wire)
+            except WireError as error:
+                return self._fail(Reason.DNS_UPSTREAM_INVALID, str(error), Ede.INVALID_DATA)
         result = Answered(
             self._wire[:2] + wire[2:], Reason.NONE, found.rcode, "", found.addresses, found.ttl, found.aliases
         )

@@ -168,6 +168,72 @@ def read_chunks(data: bytes) -> None:
         assert len(oracle.trailing_data[0]) == len(data) - end
 
 
+def read_dns_query(data: bytes) -> None:
+    """A query is read in one way, and means the same when it is read again; every answer of ours fits it."""
+    import dns.exception  # noqa: PLC0415
+    import dns.message  # noqa: PLC0415
+
+    from l7dns import message, names  # noqa: PLC0415
+    from l7dns.message import Malformed, Rcode  # noqa: PLC0415
+
+    found = message.parse_query(data)
+    if isinstance(found, Malformed):
+        assert found.reply is None or found.reply[:2] == data[:2]
+        return
+    assert message.parse_query(b"\0\0" + data[2:]) == found
+    assert found.section == data[12 : 12 + len(found.section)]
+    assert found.name == names.text(found.wire_name)
+    assert names.expand(data, 12) == found.wire_name
+    ours = dns.message.from_wire(message.reply(0x1234, found, Rcode.REFUSED))
+    assert (ours.id, ours.rcode()) == (0x1234, Rcode.REFUSED)
+    assert ours.question[0].name.to_wire() == found.section[:-4]
+    try:
+        theirs = dns.message.from_wire(data)
+    except (dns.exception.DNSException, ValueError):
+        return  # stricter in what is behind the question, which is relayed as it is
+    assert theirs.question[0].name.to_wire() == found.section[:-4]
+    assert (theirs.question[0].rdtype, theirs.question[0].rdclass) == (found.qtype, found.qclass)
+
+
+def read_dns_answer(data: bytes) -> None:
+    """A first byte chooses the question, the rest is the answer: refused, or its addresses stand in it."""
+    from unittest.mock import patch  # noqa: PLC0415
+
+    from l7dns import answer, message, svcb  # noqa: PLC0415
+    from l7dns.message import Question  # noqa: PLC0415
+    from l7dns.names import WireError  # noqa: PLC0415
+
+    qtype = (1, 28, 65, 255)[data[0] & 3] if data else 1
+    name = b"\3www\7example\3com\0"
+    question = message.parse_query(b"\0\7\1\0\0\1" + bytes(6) + name + qtype.to_bytes(2, "big") + b"\0\1")
+    assert isinstance(question, Question)
+    head = b"\0\7\x81\x80\0\1"
+    for wire in (data[1:], head + data[1:7].ljust(6, b"\0") + question.section + data[7:]):
+        found = answer.read(wire, question, 7, hints=True)
+        with patch.object(answer, "_plain", return_value=None):
+            assert answer.read(wire, question, 7, hints=True) == found
+        if isinstance(found, answer.Answer):
+            assert all(address in wire for address in found.addresses)
+            assert found.addresses == () or found.rcode == 0
+        try:
+            stripped = svcb.strip(wire) if len(wire) >= 12 else wire
+        except WireError:
+            continue
+        assert len(stripped) <= len(wire)
+        assert svcb.strip(stripped) == stripped if len(wire) >= 12 else True
+
+
+def read_dns_stream(data: bytes) -> None:
+    """However a TCP stream is cut, the same messages come out of it."""
+    from l7dns.frames import Frames  # noqa: PLC0415
+
+    whole, pieces = Frames(), Frames()
+    step = data[0] % 7 + 1 if data else 1
+    messages = whole.feed(data[1:])
+    found = [one for at in range(1, len(data), step) for one in pieces.feed(data[at : at + step])]
+    assert (found, pieces.broken) == (messages, whole.broken)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "documents": read_documents,
     "names": read_names,
@@ -176,6 +242,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "requests": read_requests,
     "answers": read_answers,
     "chunks": read_chunks,
+    "dns_query": read_dns_query,
+    "dns_answer": read_dns_answer,
+    "dns_stream": read_dns_stream,
 }
 
 
@@ -192,7 +261,9 @@ def main() -> None:
     import atheris  # noqa: PLC0415 - not needed to replay
 
     name = sys.argv.pop(1)
-    with atheris.instrument_imports(include=["l7policy", "l7proxy"]):
+    with atheris.instrument_imports(include=["l7policy", "l7proxy", "l7dns"]):
+        import l7dns.answer  # noqa: PLC0415
+        import l7dns.frames  # noqa: F401, PLC0415
         import l7policy.documents  # noqa: PLC0415
         import l7policy.http  # noqa: PLC0415
         import l7policy.names  # noqa: F401, PLC0415
