@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from l7agent import endpoints, flowstream, fqdn_views, views
+from l7agent import bpf_views, endpoints, flowstream, fqdn_views, views
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
@@ -272,10 +272,25 @@ class Api:
 
     async def bpf_policy(self, request: Request) -> Response:
         key = request.query_params.get("endpoint", "")
-        return reply(views.bpf_policy(self._agent, self._endpoint(key) if key else None))
+        return reply(bpf_views.policy(self._agent, self._endpoint(key) if key else None))
 
-    async def bpf_ipcache(self, _: Request) -> Response:
-        return reply(views.bpf_ipcache(self._agent))
+    async def bpf_ipcache(self, request: Request) -> Response:
+        address = request.query_params.get("covering", "")
+        if not address:
+            return reply(bpf_views.ipcache(self._agent))
+        try:
+            found = await asyncio.to_thread(bpf_views.covering, self._agent, address)
+        except ValueError as error:
+            raise Problem(400, str(error)) from error
+        if found is None:
+            raise Problem(404, f"no prefix covers {address}: it is reserved:world", "l7ctl bpf ipcache list")
+        return reply(found)
+
+    async def bpf_conntrack(self, request: Request) -> Response:
+        key = request.query_params.get("endpoint", "")
+        name = self._endpoint(key).declared.name if key else ""
+        known = bpf_views.names(self._agent)
+        return reply(await asyncio.to_thread(bpf_views.conntrack, self._agent, known, name))
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -322,6 +337,7 @@ class Api:
                 route("GET", "flows", self.flows),
                 route("GET", "bpf/policy", self.bpf_policy),
                 route("GET", "bpf/ipcache", self.bpf_ipcache),
+                route("GET", "bpf/conntrack", self.bpf_conntrack),
             ],
         )
 

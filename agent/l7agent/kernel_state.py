@@ -22,6 +22,8 @@ from l7bpf.layouts import (
     ENFORCE_INGRESS,
     METRIC_EVENTS_LOST,
     METRIC_PASSED_LOST,
+    ConntrackEntry,
+    ConntrackKey,
     IpcacheEntry,
     Metric,
     PolicyEntry,
@@ -283,6 +285,10 @@ class KernelState:
     def ipcache(self) -> list[tuple[str, int]]:
         """The prefixes as the kernel holds them."""
         return sorted((prefix, row.identity) for prefix, row in self._maps.ipcache.items())
+
+    def flows(self) -> Iterator[tuple[ConntrackKey, ConntrackEntry]]:
+        """The flows that the kernel remembers, as they are read: some twice or not at all."""
+        return self._maps.conntrack.items()
 
     def counters(self) -> dict[int, Metric]:
         """Packets and bytes by reason number, forwarded ones under 0."""

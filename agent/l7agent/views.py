@@ -16,10 +16,9 @@ from l7policy import ids
 from l7policy.changes import Changes, EndpointChange
 from l7policy.errors import PolicyErrors
 from l7policy.policydoc import Policy
-from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
+from l7policy.verdict import Reason
 
 View = dict[str, Any]
-VERDICTS = ("allow", "deny", "redirect")
 
 
 def problems(errors: PolicyErrors) -> list[View]:
@@ -227,45 +226,3 @@ def difference(policies: Changes, moved: tuple[EndpointChange, ...]) -> View:
             for one in moved
         ],
     }
-
-
-def _ports(first: int, bits: int) -> str:
-    last = first | (0xFFFF >> bits)
-    if bits == 0:
-        return "any"
-    return str(first) if first == last else f"{first}-{last}"
-
-
-def bpf_policy(agent: Agent, endpoint: Endpoint | None) -> list[View]:
-    """The kernel's verdict entries, as they are in the kernel."""
-    users: dict[int, list[str]] = {}
-    for one in agent.endpoints:
-        users.setdefault(agent.kernel.policy_of(one.id), []).append(one.declared.name)
-    wanted = None if endpoint is None else agent.kernel.policy_of(endpoint.id)
-    return [
-        {
-            "policy_id": key.policy_id,
-            "endpoints": users.get(key.policy_id, []),
-            "direction": Direction(key.direction).name.lower(),
-            "identity": key.identity,
-            "labels": list(agent.kernel.labels_of(key.identity)) if key.identity else ["any"],
-            "protocol": Protocol(key.protocol).name if key.protocol else "ANY",
-            "port": _ports(key.port, key.port_bits),
-            "verdict": VERDICTS[entry.verdict],
-            "proxy": ProxyKind(entry.proxy).name.lower(),
-            "precedence": entry.precedence,
-            "packets": entry.packets,
-            "bytes": entry.octets,
-            "rule": agent.auditing.origin(entry.cookie),
-        }
-        for key, entry in agent.kernel.policy_entries()
-        if wanted is None or key.policy_id == wanted
-    ]
-
-
-def bpf_ipcache(agent: Agent) -> list[View]:
-    """The kernel's prefixes."""
-    return [
-        {"prefix": prefix, "identity": identity, "labels": list(agent.kernel.labels_of(identity))}
-        for prefix, identity in agent.kernel.ipcache()
-    ]

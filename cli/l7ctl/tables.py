@@ -142,7 +142,7 @@ BPF_POLICY: Final = Columns(
     key("verdict", "allow, deny or redirect"),
     key("proxy", "Which proxy a redirect goes to"),
     key("precedence", "The higher wins", justify="right", default=False),
-    key("packets", "That this entry decided", justify="right"),
+    key("packets", "That it was asked about: the first of each flow it allows, all that it denies", justify="right"),
     key("bytes", "In those packets", justify="right"),
     key("rule", "Rule that caused the entry"),
 )
@@ -151,6 +151,23 @@ BPF_IPCACHE: Final = Columns(
     key("prefix", "Addresses"),
     key("identity", "Their identity", justify="right"),
     key("labels", "What it stands for"),
+)
+
+BPF_CONNTRACK: Final = Columns(
+    key("protocol", "Transport protocol"),
+    key("source", "Address of the side that began"),
+    key("source_port", "Its port, or the id of an ICMP echo", header="SPORT", justify="right"),
+    key("source_name", "The workload behind it", default=False),
+    key("destination", "Address of the other side"),
+    key("destination_port", "Its port", header="DPORT", justify="right"),
+    key("destination_name", "The workload behind it", default=False),
+    key("proxy", "Where its packets go"),
+    key("upstream", "Whether a proxy's own socket has this tuple", default=False),
+    key("flags", "local, from-node, denied, guessed"),
+    key("packets", "In both directions", justify="right"),
+    key("bytes", "In those packets", justify="right"),
+    key("idle", "Seconds since the last packet", justify="right"),
+    key("revision", "Rule set it was judged by", justify="right"),
 )
 
 PROCESSES: Final = Columns(
@@ -188,5 +205,6 @@ ALL: Final = {
     "fqdn audit": FQDN_AUDIT,
     "bpf policy get": BPF_POLICY,
     "bpf ipcache list": BPF_IPCACHE,
+    "bpf ct list": BPF_CONNTRACK,
 }
 """By command, for the docs."""

@@ -139,3 +139,21 @@ def test_the_stream_outlives_the_agent_and_says_so(gate: Gate, listening: Callab
     assert "l7d went away" in monitor.said()
     assert "flows lost meanwhile: 0" in monitor.said()
     assert monitor.process.running
+
+
+def test_the_kernels_tables_are_shown_with_what_they_counted(gate: Gate) -> None:
+    request(gate.lab, "/public/counted")
+    flows = gate.must("bpf", "ct", "list", "frontend", "-o", "json").json
+    proxied = next(f for f in flows if f["destination"] == API_V4 and f["destination_port"] == 80 and f["packets"])
+    assert (proxied["source_name"], proxied["proxy"], proxied["protocol"]) == ("frontend", "http", "TCP")
+    assert proxied["bytes"] > proxied["packets"] > 0
+    entries = gate.must("bpf", "policy", "get", "frontend", "-o", "json").json
+    redirects = [entry for entry in entries if entry["verdict"] == "redirect" and entry["proxy"] == "http"]
+    assert sum(entry["packets"] for entry in redirects) > 0
+    own = gate.must("bpf", "ipcache", "get", gate.lab.frontend.v4, "-o", "json").json
+    assert own == gate.must("bpf", "ipcache", "match", gate.lab.frontend.v4, "-o", "json").json
+    assert "k8s:app=frontend" in own[0]["labels"]
+    assert gate.ctl("bpf", "ipcache", "match", "203.0.113.250").code == 1
+    assert gate.ctl("bpf", "ipcache", "match", "nonsense").code == 1
+    datagram(gate.lab, 4741)
+    wait_until(lambda: '"port":4741' in gate.must("bpf", "events", "--last", "99", "--no-follow").out, "the event")

@@ -238,6 +238,24 @@ ANSWERS: dict[str, Any] = {
             "rule": "default/web egress[0].toPorts[0]",
         }
     ],
+    "GET /v1/bpf/conntrack": [
+        {
+            "protocol": "TCP",
+            "source": "192.0.2.1",
+            "source_port": 40112,
+            "source_name": "web",
+            "destination": "198.51.100.7",
+            "destination_port": 80,
+            "destination_name": "",
+            "proxy": "http",
+            "upstream": False,
+            "flags": ["local"],
+            "packets": 12,
+            "bytes": 3400,
+            "idle": 0.5,
+            "revision": 7,
+        }
+    ],
     "GET /v1/bpf/ipcache": [{"prefix": "192.0.2.1/32", "identity": 256, "labels": ["k8s:app=web"]}],
 }
 

@@ -22,6 +22,7 @@ LISTS = [
     ("fqdn audit", "GET /v1/fqdn/audit"),
     ("bpf policy get", "GET /v1/bpf/policy"),
     ("bpf ipcache list", "GET /v1/bpf/ipcache"),
+    ("bpf ct list", "GET /v1/bpf/conntrack"),
 ]
 
 
