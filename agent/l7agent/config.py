@@ -41,6 +41,7 @@ class MapsConfig(Section, frozen=True):
     ipcache: Count = 65536
     policy: Count = 65536
     conntrack: Count = 131072
+    fragments: Count = 4096
     endpoints: Count = 1024
     fqdn_identities: Count = 16384
 

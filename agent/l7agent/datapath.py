@@ -66,6 +66,7 @@ class Datapath:
                 max_ipcache=sizes.ipcache,
                 max_policy=sizes.policy,
                 max_conntrack=sizes.conntrack,
+                max_fragments=sizes.fragments,
                 max_fqdn_identities=sizes.fqdn_identities,
             ),
         )

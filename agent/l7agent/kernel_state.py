@@ -316,5 +316,12 @@ class KernelState:
         tables = self._maps
         return [
             (table.name, len(table), table.capacity)
-            for table in (tables.endpoints, tables.ipcache, tables.policy, tables.conntrack, tables.fqdn_identities)
+            for table in (
+                tables.endpoints,
+                tables.ipcache,
+                tables.policy,
+                tables.conntrack,
+                tables.fragments,
+                tables.fqdn_identities,
+            )
         ]

@@ -55,6 +55,7 @@ class Constants:
     max_ipcache: int = 65536
     max_policy: int = 65536
     max_conntrack: int = 131072
+    max_fragments: int = 4096
     max_fqdn_identities: int = 16384
     max_event_bytes: int = 1 << 20
     """A power of two."""

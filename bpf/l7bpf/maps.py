@@ -29,6 +29,8 @@ from l7bpf.layouts import (
     ConntrackKey,
     Endpoint,
     FqdnIdentity,
+    FragmentEntry,
+    FragmentKey,
     IpcacheEntry,
     IpcacheKey,
     Layout,
@@ -272,6 +274,14 @@ class Conntrack(Table[ConntrackKey, ConntrackEntry]):
         return Sweep(alive, expired)
 
 
+class Fragments(Table[FragmentKey, FragmentEntry]):
+    """Packets that come in fragments. The kernel evicts the least recently used."""
+
+    name = "fragments"
+    key = FragmentKey
+    row = FragmentEntry
+
+
 class FqdnIdentities(_Pinned):
     """Identity that the DNS process made → its base identity and selectors."""
 
@@ -393,6 +403,7 @@ class Maps:
     ipcache: Ipcache
     policy: PolicyMap
     conntrack: Conntrack
+    fragments: Fragments
     config: ConfigMap
     fqdn_identities: FqdnIdentities
     listeners: Listeners
@@ -410,6 +421,7 @@ class Maps:
                 Ipcache,
                 PolicyMap,
                 Conntrack,
+                Fragments,
                 ConfigMap,
                 FqdnIdentities,
                 Listeners,
@@ -430,6 +442,7 @@ class Maps:
             self.ipcache,
             self.policy,
             self.conntrack,
+            self.fragments,
             self.config,
             self.fqdn_identities,
             self.listeners,

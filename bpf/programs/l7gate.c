@@ -22,6 +22,7 @@
 #include "count.h"
 #include "packet.h"
 #include "conntrack.h"
+#include "fragments.h"
 #include "policy.h"
 #include "events.h"
 #include "redirect.h"
@@ -60,74 +61,100 @@ static __always_inline int stays_on_link(const struct packet *p, int own_source)
 	       identity_of(6, &flow->destination) == IDENTITY_NODE;
 }
 
+/* A packet of or for j->endpoint_id: by its fragments, by the flow that it reports an error of, or by its own. */
+static __always_inline u8 judge_packet(struct __sk_buff *skb, struct packet *p,
+				       struct packet *quoted, struct judgement *j, const int where)
+{
+	u8 reason = follow_fragments(skb, p, j->point);
+	int relation;
+
+	if (reason)
+		return reason;
+	if (p->flags & PACKET_ICMP_ERROR) {
+		relation = related(p, quoted, where == FROM_ENDPOINT);
+		j->to_proxy = relation == RELATED_TO_PROXY;
+		if (relation)
+			return 0;
+	}
+	return track(skb, p, j, j->endpoint_id, where);
+}
+
+/*
+ * Where a program writes what it reads of a packet: memory of this processor, which nothing else uses
+ * while a program of the datapath runs. Not the stack, because the verifier follows what is known of
+ * each byte there along every path through the parser; of this it knows nothing, and joins the paths.
+ */
+static __always_inline struct packet *fresh_packets(void)
+{
+	u32 only = 0;
+	struct scratch *s = scratch.lookup(&only);
+
+	if (s)
+		__builtin_memset(s, 0, sizeof(*s));
+	return s ? s->packets : 0;
+}
+
 /* TC ingress of the node's end of an endpoint's veth: what the workload sends. */
 int from_endpoint(struct __sk_buff *skb)
 {
-	struct packet p = {}, quoted = {};
+	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_FROM_ENDPOINT};
 	u32 ifindex = skb->ifindex, *id;
-	int own_source, relation;
+	int own_source;
 	u8 reason;
 
 	skb->mark = 0;
-	reason = parse(skb, &p, &quoted);
+	if (!p)
+		return TC_ACT_SHOT;
+	quoted = p + 1;
+	reason = parse(skb, p, quoted);
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
 		reason = REASON_ENDPOINT_UNKNOWN;
 		goto done;
 	}
 	j.endpoint_id = *id;
-	if (skb->protocol == bpf_htons(ETH_P_ARP))
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
+		reason = REASON_VLAN_TAGGED;
+	else if (skb->protocol == bpf_htons(ETH_P_ARP))
 		goto pass;
 	if (reason)
 		goto done;
 
-	own_source = endpoint_of(p.flow.family, &p.flow.source) == j.endpoint_id;
-	if (stays_on_link(&p, own_source))
+	own_source = endpoint_of(p->flow.family, &p->flow.source) == j.endpoint_id;
+	if (stays_on_link(p, own_source))
 		goto pass;
 	if (!own_source) {
 		reason = REASON_INVALID_SOURCE_IP;
 		goto done;
 	}
-	if (p.flags & PACKET_ICMP_ERROR) {
-		relation = related(&p, &quoted, 1);
-		j.to_proxy = relation == RELATED_TO_PROXY;
-		if (relation)
-			goto pass;
-	}
-	reason = track(skb, &p, &j, j.endpoint_id, FROM_ENDPOINT);
+	if (is_group(p->flow.family, &p->flow.destination))
+		p->opaque = REASON_GROUP_ADDRESS;
+	reason = judge_packet(skb, p, quoted, &j, FROM_ENDPOINT);
 	goto done;
 pass:
 	reason = 0;
 done:
-	return finish(skb, &p, &j, reason);
+	return finish(skb, p, &j, reason);
 }
 
 /* TC ingress of an uplink: what comes from other machines. The node's own traffic is not ours. */
 int from_uplink(struct __sk_buff *skb)
 {
-	struct packet p = {}, quoted = {};
+	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_FROM_UPLINK};
-	int relation;
-	u8 reason = parse(skb, &p, &quoted);
+	u8 reason;
 
-	j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);
+	if (!p)
+		return TC_ACT_SHOT;
+	quoted = p + 1;
+	reason = parse(skb, p, quoted);
+	j.endpoint_id = endpoint_of(p->flow.family, &p->flow.destination);
 	if (!j.endpoint_id)
 		return TC_ACT_UNSPEC;
-	if (reason)
-		goto done;
-	if (p.flags & PACKET_ICMP_ERROR) {
-		relation = related(&p, &quoted, 0);
-		j.to_proxy = relation == RELATED_TO_PROXY;
-		if (relation)
-			goto pass;
-	}
-	reason = track(skb, &p, &j, j.endpoint_id, FROM_UPLINK);
-	goto done;
-pass:
-	reason = 0;
-done:
-	return finish(skb, &p, &j, reason);
+	if (!reason)
+		reason = judge_packet(skb, p, quoted, &j, FROM_UPLINK);
+	return finish(skb, p, &j, reason);
 }
 
 /*
@@ -137,15 +164,18 @@ done:
  */
 int to_endpoint(struct __sk_buff *skb)
 {
-	struct packet p = {}, quoted = {};
+	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_TO_ENDPOINT};
 	u32 ifindex = skb->ifindex, forwarded = skb->ingress_ifindex, mark = skb->mark & MARK_MASK;
 	u32 *id;
 	u8 reason;
 
+	if (!p)
+		return TC_ACT_SHOT;
+	quoted = p + 1;
 	if (mark == MARK_TO_CLIENT && !forwarded)
 		goto pass;
-	reason = parse(skb, &p, &quoted);
+	reason = parse(skb, p, quoted);
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
 		reason = REASON_ENDPOINT_UNKNOWN;
@@ -157,40 +187,41 @@ int to_endpoint(struct __sk_buff *skb)
 	if (reason)
 		goto done;
 	if (mark == MARK_TO_CLIENT || mark == MARK_TO_SERVER) {
-		reason = forwarded ? REASON_FORGED_MARK : remember_upstream(&p, skb->len);
+		reason = forwarded ? REASON_FORGED_MARK : remember_upstream(p, skb->len);
 		if (reason)
 			goto done;
 		goto pass;
 	}
-	if (p.flags & PACKET_NEIGHBOUR && !forwarded)
+	if (p->flags & PACKET_NEIGHBOUR && !forwarded)
 		goto pass;
-	if (p.flags & PACKET_ICMP_ERROR && related(&p, &quoted, 0))
-		goto pass;
-	reason = track(skb, &p, &j, j.endpoint_id, TO_ENDPOINT);
+	reason = judge_packet(skb, p, quoted, &j, TO_ENDPOINT);
 	goto done;
 pass:
 	reason = 0;
 done:
 	/* Past the last point where it could go to a proxy. */
 	j.to_proxy = 0;
-	return finish(skb, &p, &j, reason);
+	return finish(skb, p, &j, reason);
 }
 
 /* TC egress of an uplink: only to learn which replies belong to a proxy. */
 int to_uplink(struct __sk_buff *skb)
 {
-	struct packet p = {}, quoted = {};
+	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_TO_UPLINK};
 	u8 reason;
 
 	if ((skb->mark & MARK_MASK) != MARK_TO_SERVER || skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
-	reason = parse(skb, &p, &quoted);
+	if (!p)
+		return TC_ACT_SHOT;
+	quoted = p + 1;
+	reason = parse(skb, p, quoted);
 	if (!reason)
-		reason = remember_upstream(&p, skb->len);
+		reason = remember_upstream(p, skb->len);
 	if (!reason)
 		return TC_ACT_UNSPEC;
-	report(&p, &j, reason, skb->len);
+	report(p, &j, reason, skb->len);
 	return TC_ACT_SHOT;
 }
 

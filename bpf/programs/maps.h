@@ -101,6 +101,31 @@ struct conntrack_entry {
 #define CONNTRACK_FINS	     (CONNTRACK_FIN | CONNTRACK_FIN_ANSWER)
 #define CONNTRACK_RESET	     8
 
+/* One packet's fragments as one program sees them on one interface. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__be32 id;
+	u32 ifindex;
+	u8 point;
+	u8 protocol; /* of IPv4, which has its ids for each; of IPv6: 0 */
+	u8 family;
+	u8 pad[5];
+};
+
+struct fragment_entry {
+	u64 begun_ns; /* CLOCK_MONOTONIC_COARSE */
+	u32 end;      /* the bytes up to here have been seen */
+	__be16 source_port;
+	__be16 destination_port;
+	__be16 port;
+	u8 protocol;
+	u8 flags;
+	u8 opaque;
+	u8 complete; /* the last has been seen: the id may be used again */
+	u8 pad[2];
+};
+
 struct config {
 	u32 revision;
 	u32 observe;	      /* EVENT_VERDICT, EVENT_TRACE: what somebody listens for */
@@ -184,6 +209,8 @@ BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, MAX
 		 PINS "/maps/policy", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct conntrack_key, struct conntrack_entry, conntrack, MAX_CONNTRACK,
 		 PINS "/maps/conntrack");
+BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment_entry, fragments, MAX_FRAGMENTS,
+		 PINS "/maps/fragments");
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PINS "/maps/config", BPF_F_MMAPABLE);
 BPF_TABLE_PINNED("hash", u32, struct fqdn_identity, fqdn_identities, MAX_FQDN_IDENTITIES,
 		 PINS "/maps/fqdn_identities", BPF_F_NO_PREALLOC);

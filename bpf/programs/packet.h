@@ -15,28 +15,44 @@
 
 #define IPV4_ROUTER_ALERT 0x9404 /* its type and its length, which is all that an ihl of 6 holds */
 
+#define VLAN_ID 0xfff /* of the tag; 0 only gives a priority */
+
 #define TCP_FIN	    0x01
 #define TCP_SYN	    0x02
 #define TCP_RST	    0x04
 #define TCP_SYN_ACK 0x12
 
 /* Of struct packet.flags */
-#define PACKET_SYN	    1  /* TCP, begins a connection */
-#define PACKET_ECHO_REQUEST 2  /* never the answer to anything */
-#define PACKET_ECHO_REPLY   4  /* never begins anything */
-#define PACKET_ICMP_ERROR   8  /* quotes the packet it is about */
-#define PACKET_NEIGHBOUR    16 /* ICMPv6 of one link: neighbour discovery, multicast listeners */
-#define PACKET_FRAGMENT	    32 /* not the first one: no ports */
-#define PACKET_REVERSE	    64 /* set by track(): `flow` was turned round to the side that began */
+#define PACKET_SYN	    1	/* TCP, begins a connection */
+#define PACKET_ECHO_REQUEST 2	/* never the answer to anything */
+#define PACKET_ECHO_REPLY   4	/* never begins anything */
+#define PACKET_ICMP_ERROR   8	/* quotes the packet it is about */
+#define PACKET_NEIGHBOUR    16	/* ICMPv6 of one link: neighbour discovery, multicast listeners */
+#define PACKET_FRAGMENT	    32	/* not the first one: no ports */
+#define PACKET_REVERSE	    64	/* set by track(): `flow` was turned round to the side that began */
+#define PACKET_FIRST	    128 /* the first of several fragments */
+#define PACKET_MORE	    256 /* a fragment that is not the last one */
 
 struct packet {
 	struct conntrack_key flow;
 	__be16 port; /* what policy compares: the destination port, or the ICMP type */
-	u8 flags;
-	u8 tcp_flags;
+	u16 flags;
 	u16 payload; /* offset of what follows the ICMP header */
+	u8 tcp_flags;
 	u8 opaque; /* reason to drop it where policy is enforced, since policy cannot name it; or 0 */
+	u32 length; /* of the transport header and what follows, as the IP header has it */
+	__be32 fragment_id;
+	u32 fragment_start; /* which bytes of the whole it holds */
+	u32 fragment_end;
 };
+
+/* Not pinned: of these programs alone. */
+struct scratch {
+	struct packet packets[2];
+};
+BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
+
+#define WHOLE_BYTES 65535 /* no packet is put together to more */
 
 static __always_inline long load(struct __sk_buff *skb, u32 offset, void *to, u32 length)
 {
@@ -93,6 +109,9 @@ static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, str
 		p->opaque = REASON_UNKNOWN_L4;
 		return 0;
 	}
+	/* By the IP header: behind it may lie padding, which is not what the receiver puts together. */
+	if (!quoted && p->length < (protocol == IPPROTO_TCP ? 20 : 8))
+		return p->flags & PACKET_FIRST ? REASON_FRAGMENT : REASON_INVALID_PACKET;
 	if (protocol == IPPROTO_TCP && !quoted) {
 		if (load(skb, offset, &h, 14))
 			return REASON_INVALID_PACKET;
@@ -109,6 +128,27 @@ static __always_inline u8 parse_transport(struct __sk_buff *skb, u32 offset, str
 	}
 	p->flow.source_port = h.first;
 	p->flow.destination_port = p->port = h.second;
+	return 0;
+}
+
+/* 0 is what a packet of many segments says that is too long for the field. */
+static __always_inline u32 total_length(struct __sk_buff *skb, __be16 said)
+{
+	return !said && skb->gso_size ? WHOLE_BYTES : bpf_ntohs(said);
+}
+
+/* `length` bytes from p->fragment_start on. 1 if nobody could put them together. */
+static __always_inline int note_fragment(struct packet *p, u32 length, int more)
+{
+	p->fragment_end = p->fragment_start + length;
+	if (p->fragment_end > WHOLE_BYTES || (more && length & 7))
+		return 1;
+	if (more)
+		p->flags |= PACKET_MORE;
+	if (p->fragment_start)
+		p->flags |= PACKET_FRAGMENT;
+	else if (more)
+		p->flags |= PACKET_FIRST;
 	return 0;
 }
 
@@ -134,8 +174,15 @@ static __always_inline u32 parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 	    (ip.ihl > 6 || load(skb, offset + sizeof(ip), &option, sizeof(option)) ||
 	     option != bpf_htons(IPV4_ROUTER_ALERT)))
 		return 0;
-	if (ip.frag_off & bpf_htons(0x1fff))
-		p->flags |= PACKET_FRAGMENT;
+	if (quoted)
+		return offset + ip.ihl * 4;
+	p->length = total_length(skb, ip.tot_len) - ip.ihl * 4;
+	if (p->length > WHOLE_BYTES)
+		return 0;
+	p->fragment_id = bpf_htonl(bpf_ntohs(ip.id));
+	p->fragment_start = (bpf_ntohs(ip.frag_off) & 0x1fff) * 8;
+	if (note_fragment(p, p->length, ip.frag_off & bpf_htons(0x2000)))
+		return 0;
 	return offset + ip.ihl * 4;
 }
 
@@ -143,6 +190,7 @@ static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 				      int quoted)
 {
 	u8 next, h[8];
+	u32 end;
 	int i;
 
 	/* Source and destination lie side by side there and here. */
@@ -151,20 +199,26 @@ static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 	p->flow.family = 6;
 	next = h[6];
 	offset += 40;
+	end = offset + total_length(skb, *(__be16 *)&h[4]);
 	if (!quoted) {
 #pragma nounroll
 		for (i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
 			if (next != IPV6_HOP_BY_HOP && next != IPV6_ROUTING &&
 			    next != IPV6_FRAGMENT && next != IPV6_DESTINATION)
 				break;
-			if (load(skb, offset, h, 4))
+			if (load(skb, offset, h, 8))
 				return 0;
 			/* Segments left: it names a destination other than the one we would judge. */
 			if (next == IPV6_ROUTING && h[3])
 				return 0;
 			if (next == IPV6_FRAGMENT) {
-				if (h[2] | (h[3] & 0xf8))
-					p->flags |= PACKET_FRAGMENT;
+				/* One in another is put together in two steps, which we do not follow. */
+				if (p->fragment_end || offset + 8 > end)
+					return 0;
+				p->fragment_id = *(__be32 *)&h[4];
+				p->fragment_start = h[2] << 8 | (h[3] & 0xf8);
+				if (note_fragment(p, end - offset - 8, h[3] & 1))
+					return 0;
 				h[1] = 0;
 			}
 			next = h[0];
@@ -174,7 +228,8 @@ static __always_inline u32 parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 		}
 	}
 	p->flow.protocol = next;
-	return offset;
+	p->length = end - offset;
+	return p->length > WHOLE_BYTES && !quoted ? 0 : offset;
 }
 
 /* Keeps the compiler from making one copy of a loop's body for each value. */
@@ -229,6 +284,20 @@ static __always_inline int is_link_local(const struct address *a)
 static __always_inline int is_link_multicast(const struct address *a)
 {
 	return (a->word[0] & bpf_htonl(0xff0f0000)) == bpf_htonl(0xff020000);
+}
+
+/* Not one host's address: a group, all of a link, none, or the sender's own loopback. What the node
+ * makes of those depends on its settings: it may deliver them to its own sockets. */
+static __always_inline int is_group(u8 family, const struct address *a)
+{
+	u32 first = bpf_ntohl(a->word[3]) >> 24;
+
+	if (family == 4)
+		return first >= 224 || first == 127 || first == 0;
+	if ((bpf_ntohl(a->word[0]) >> 24) == 0xff)
+		return 1;
+	/* The unspecified one, loopback, and all of IPv4 written as IPv6. */
+	return !a->half[0] && (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
 }
 
 static __always_inline int is_unspecified(const struct address *a)

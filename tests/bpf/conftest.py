@@ -165,6 +165,7 @@ class Node:
             maps.ipcache,
             maps.policy,
             maps.conntrack,
+            maps.fragments,
             maps.listeners,
             maps.fqdn_identities,
         ):

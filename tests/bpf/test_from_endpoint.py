@@ -636,7 +636,7 @@ class TestMalformed:
         first = build.ip(node.web, node.server, UDP, struct.pack(">HHHH", 1, 2, 16, 0) + bytes(8), fragment=0x2000)
         assert send(node, first).passed
         tiny = build.ip(node.web, node.server, TCP, bytes(8), fragment=0x2000)
-        assert send(node, tiny).reason == MALFORMED
+        assert send(node, tiny).reason == FRAGMENT
 
     @pytest.mark.parametrize(
         ("chain", "reason"),
@@ -647,7 +647,9 @@ class TestMalformed:
             ([(43, 6)], 0),
             ([(44, 0)], 0),
             ([(44, 8)], FRAGMENT),
-            ([(0, 6), (44, 0xFFF8)], FRAGMENT),
+            ([(0, 6), (44, 0xFF00)], FRAGMENT),
+            ([(0, 6), (44, 0xFFF8)], MALFORMED),  # nothing is as long as that
+            ([(44, 0), (44, 0)], MALFORMED),
             ([(51, 6)], UNKNOWN_L4),
             ([(59, 0)], UNKNOWN_L4),
         ],

@@ -58,10 +58,10 @@ def walked(pins: Path, name: str) -> int:
 
 
 def test_programs_stay_far_below_the_verifiers_limits(own_pins):
-    """What it costs the kernel is not the length of a program but the paths through it: both are held down."""
+    """What it costs the kernel is not the length of a program but the paths through it: of these, a twentieth at most."""
     loaded = loader.load(own_pins, SMALL)
     assert set(loaded.instructions) == set(loader.PROGRAMS)
-    assert max(loaded.instructions.values()) < 2000
+    assert max(loaded.instructions.values()) < 2600
     assert max(walked(own_pins, name) for name in loader.PROGRAMS) < 50_000
     assert loaded.kept_sizes == {}
 
