@@ -58,7 +58,7 @@ def walked(pins: Path, name: str) -> int:
 
 
 def test_programs_stay_far_below_the_verifiers_limits(own_pins):
-    """What it costs the kernel is not the length of a program but the paths through it: of these, a twentieth at most."""
+    """What it costs the kernel is not the length of a program but the paths through it: at most a twentieth of these."""
     loaded = loader.load(own_pins, SMALL)
     assert set(loaded.instructions) == set(loader.PROGRAMS)
     assert max(loaded.instructions.values()) < 2600

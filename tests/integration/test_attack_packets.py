@@ -3,7 +3,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -141,21 +141,3 @@ def test_a_datagram_that_looks_like_the_resolvers_opens_no_way_around_the_name_p
     answer = python(frontend.namespace, ASK_FROM, "5302", RESOLVER_V4, forbidden)
     assert answer in ("5", "silence")
     assert "tracker.example.net" not in {query.name for query in gate.lab.resolver.seen()}
-
-
-def test_a_first_fragment_alone_is_all_that_leaves_of_a_fragmented_packet(make_gate: Callable[..., Gate]) -> None:
-    """What has no ports cannot be judged: the rest of the datagram never arrives, so nothing is put together."""
-    gate = make_gate()
-    script = (
-        MAKER
-        + """\
-own, to = sys.argv[1:]
-whole = struct.pack("!HHIIBBHHH", 999, 80, 1, 0, 0x50, 2, 1000, 0, 0) + b"rest" * 4
-for offset, part, more in ((0, whole[:24], 0x2000), (24, whole[24:], 0)):
-    packet = ip(own, to, 6, part)
-    send(to, packet[:6] + struct.pack("!H", more | offset // 8) + packet[8:])
-"""
-    )
-    batch = gate.lab.batch
-    python(batch.namespace, script, batch.v4, "198.51.100.70")
-    gate.wait_audit(lambda one: one["reason"] == "FRAGMENT", "the dropped fragment")
