@@ -41,6 +41,8 @@ class MapsConfig(Section, frozen=True):
     ipcache: Count = 65536
     policy: Count = 65536
     conntrack: Count = 131072
+    host_flows: Count = 32768
+    """Flows of processes of the node itself, those of endpoints that are cgroups."""
     endpoints: Count = 1024
     fqdn_identities: Count = 16384
 

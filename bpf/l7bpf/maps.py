@@ -20,8 +20,8 @@ from typing import Generic, Self, TypeVar
 
 from l7bpf import libbpf
 from l7bpf.errors import DatapathError, MapFull
+from l7bpf.hostlayouts import CgroupEndpoint, HostFlow
 from l7bpf.layouts import (
-    MAPS,
     U32,
     AddressKey,
     Config,
@@ -33,11 +33,11 @@ from l7bpf.layouts import (
     IpcacheKey,
     Layout,
     ListenerKey,
-    MapSpec,
     Metric,
     PolicyEntry,
     PolicyKey,
 )
+from l7bpf.tables import MAPS, MapSpec
 
 K = TypeVar("K", bound=Layout)
 V = TypeVar("V", bound=Layout)
@@ -272,6 +272,43 @@ class Conntrack(Table[ConntrackKey, ConntrackEntry]):
         return Sweep(alive, expired)
 
 
+class HostFlows(Table[ConntrackKey, HostFlow]):
+    """Flows of the node's own processes, and whose they are. The kernel evicts the least recently used."""
+
+    name = "host_flows"
+    key = ConntrackKey
+    row = HostFlow
+
+
+class CgroupEndpoints(_Pinned):
+    """Cgroup → whose endpoint it is. The kernel makes a row, of zeros, with the first program, and takes it away."""
+
+    name = "cgroup_endpoints"
+
+    def get(self, cgroup_id: int) -> CgroupEndpoint | None:
+        data = libbpf.lookup(self.fd, cgroup_id.to_bytes(8, sys.byteorder), self.spec.value_size)
+        return None if data is None else CgroupEndpoint.unpack(data)
+
+    def update(self, row: CgroupEndpoint) -> None:
+        """Until this is done, all packets of the cgroup's processes are dropped."""
+        self._write(row.cgroup_id.to_bytes(8, sys.byteorder), row.pack())
+
+
+class Uplinks(_Pinned):
+    """Interfaces whose program can turn a packet back to a proxy. The value says nothing."""
+
+    name = "uplinks"
+
+    def add(self, ifindex: int) -> None:
+        self._write(U32(ifindex).pack(), U32(1).pack())
+
+    def discard(self, ifindex: int) -> None:
+        libbpf.delete(self.fd, U32(ifindex).pack())
+
+    def indexes(self) -> set[int]:
+        return {U32.unpack(key).value for key, _ in self._rows()}
+
+
 class FqdnIdentities(_Pinned):
     """Identity that the DNS process made → its base identity and selectors."""
 
@@ -393,6 +430,9 @@ class Maps:
     ipcache: Ipcache
     policy: PolicyMap
     conntrack: Conntrack
+    host_flows: HostFlows
+    cgroup_endpoints: CgroupEndpoints
+    uplinks: Uplinks
     config: ConfigMap
     fqdn_identities: FqdnIdentities
     listeners: Listeners
@@ -410,6 +450,9 @@ class Maps:
                 Ipcache,
                 PolicyMap,
                 Conntrack,
+                HostFlows,
+                CgroupEndpoints,
+                Uplinks,
                 ConfigMap,
                 FqdnIdentities,
                 Listeners,
@@ -430,6 +473,9 @@ class Maps:
             self.ipcache,
             self.policy,
             self.conntrack,
+            self.host_flows,
+            self.cgroup_endpoints,
+            self.uplinks,
             self.config,
             self.fqdn_identities,
             self.listeners,

@@ -70,6 +70,8 @@ class Reason(IntEnum):
     REDIRECT_IMPOSSIBLE = (201, "The flow needs the proxy but began where it cannot be redirected")
     FORGED_MARK = (202, "Packet carries the proxy's mark but is not the proxy's")
     ENDPOINT_UNKNOWN = (203, "No endpoint is registered behind this interface")
+    RAW_SOCKET = (204, "A process under policy may not make packets by hand (raw socket)")
+    PROXY_PORT = (205, "A process under policy may not connect to a proxy's own port")
     HTTP_DENIED = (210, "No HTTP rule allows the request")
     HTTP_MALFORMED = (211, "Not HTTP, or HTTP that two parsers could read differently")
     HTTP_TIMEOUT = (212, "The client did not complete its request head in time")
