@@ -79,7 +79,8 @@ class Attacher:
             for name, hook in _CGROUP:
                 pin = self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}"
                 with self._program(name) as program:
-                    if not self._update_link(pin, program, cgroup.number & 0xFFFFFFFF):
+                    # Never an older layout's link: a program finds its row in the table that its link was made with.
+                    if not self._replace(pin, program, cgroup.number & 0xFFFFFFFF):
                         self._create_link(pin, program, folder, hook, 0)
             table.update(CgroupEndpoint(cgroup.number, endpoint_id, cgroup.level))
         except OSError as error:
