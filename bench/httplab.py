@@ -5,7 +5,8 @@
 
 Each variant of l7gate has a lab of its own with `l7d` on the node. The peers share one lab without l7gate. They listen
 on addresses of the node and connect to the server from the node's own address, with connections that they keep and
-share, as such proxies do; l7gate is transparent: one connection upstream for each downstream, from the client's.
+share, as such proxies do; everybody records every request, the peers in a file, l7gate in the agent's memory. l7gate is
+transparent: one connection upstream for each downstream, from the client's.
 """
 
 from collections.abc import Sequence
@@ -156,7 +157,7 @@ class HttpLab:
         policies = lab.folder / "given"
         policies.mkdir()
         (policies / "bench.yaml").write_text(httprules.policy(SERVER))
-        gate = Gate(lab, policies, {"http_workers": workers, **self._settings})
+        gate = Gate(lab, policies, {"http_workers": workers, "access_log": True, **self._settings})
         gate.start()
         gate.add(lab.frontend)
         pids = (gate.agent.pid, *gate.workers().values())
