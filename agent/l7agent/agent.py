@@ -81,6 +81,7 @@ class Agent:
         self.datapath = Datapath(config)
         self.policy_load_error = ""
         self.endpoints_load_error = ""
+        self._documents = documents.Loader()
         self.snapshot: Snapshot | None = None
         self.compiled: Compiled | None = None
         self.kernel: KernelState
@@ -139,7 +140,7 @@ class Agent:
 
     async def _restore(self, newest: Kept) -> bool:
         try:
-            policies = documents.load_enforced(history.sources_of(newest))
+            policies = self._documents.load_enforced(history.sources_of(newest))
         except PolicyErrors as error:
             _log.error("the kept rules of revision %d are not valid any more: %s", newest.revision, error)
             return False
@@ -191,7 +192,7 @@ class Agent:
 
     def compare(self, sources: tuple[Source, ...] | None) -> tuple[changes.Changes, tuple[changes.EndpointChange, ...]]:
         """What bringing `sources` (default: the policy directory) into force would change. Raises as `reload`."""
-        policies = documents.load_enforced(sources if sources is not None else self.read_policy_files())
+        policies = self._documents.load_enforced(sources if sources is not None else self.read_policy_files())
         workloads = {endpoint.declared.name: self.compiler.labels_of(endpoint) for endpoint in self.endpoints}
         return (
             changes.compare(self._policies, policies),
@@ -206,7 +207,7 @@ class Agent:
 
     async def _use(self, sources: tuple[Source, ...], note: str) -> Change:
         began = time.monotonic()
-        policies = documents.load_enforced(sources)
+        policies = self._documents.load_enforced(sources)
         async with self._change:
             difference = changes.compare(self._policies, policies)
             unchanged = self.history.active is not None and history.sources_of(self.history.active) == sources

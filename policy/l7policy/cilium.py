@@ -8,6 +8,7 @@ nothing, this module refuses it. docs/reference/policy.md lists these.
 Failure verdict: a mistake in the `Reader`, which rejects every file of the reading.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +108,7 @@ class _Spec:
     def __init__(self, reader: Reader, document: Document, objects: Objects, part: str) -> None:
         self._reader = reader
         self._document = document
+        self._title = document.title
         self._part = part
         self._read_peers = Peers(reader, document.namespace, objects)
         self._kind = SubjectKind.ENDPOINT
@@ -144,7 +146,7 @@ class _Spec:
             found.get("enableDefaultDeny"), {section.direction for section, elements in sections if elements}
         )
         return Policy(
-            name=document.title,
+            name=self._title,
             namespace=document.namespace,
             kind=document.kind,
             subject=subject,
@@ -263,7 +265,7 @@ class _Spec:
 
     def _origin(self, node: Node, path: str) -> Origin:
         rule = f"{self._part}.{path}" if self._part else path
-        return Origin(self._document.title, rule, node.path, node.line, node.column)
+        return Origin(self._title, sys.intern(rule), node.path, node.line, node.column)
 
 
 def _log_value(text: str) -> str:

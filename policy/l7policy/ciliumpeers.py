@@ -7,6 +7,7 @@ selects nobody (CVE-2025-64715: an empty ``toCIDRSet`` once selected everybody).
 Failure verdict: a mistake in the `Reader`, which rejects every file of the reading.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -166,6 +167,7 @@ def _object_key(text: str) -> str:
     return f"{labels.K8S}:{labels.check_key(text.removeprefix('k8s:'))}"
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def in_namespace(namespace: str) -> Requirement:
     """Workloads of one namespace."""
     return Requirement(labels.NAMESPACE, Operator.IN, (namespace,))

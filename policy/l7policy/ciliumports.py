@@ -6,6 +6,7 @@ The semantics are Cilium 1.20's (pkg/policy/api/l4.go, http.go, fqdn.go, rule_va
 Failure verdict: a mistake in the `Reader`, which rejects every file of the reading.
 """
 
+import functools
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -129,7 +130,13 @@ def _port(reader: Reader, node: Node) -> Port | None:
             reader.fail(found["endPort"], f"endPort {last} is lower than port {first}")
     if protocol is None or first is None or last is None:
         return None
-    return Port(protocol) if first == 0 else Port(protocol, first, last)
+    return Port(protocol) if first == 0 else _range(protocol, first, last)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _range(protocol: Protocol, first: int, last: int) -> Port:
+    """The same for all policies: few ports are in all of them."""
+    return Port(protocol, first, last)
 
 
 def _number(reader: Reader, node: Node, what: str) -> int | None:

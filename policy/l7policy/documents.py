@@ -3,81 +3,212 @@
 
 The entry to the YAML side of this package. May not read files or know what a policy is applied to.
 
+Files are taken apart into their documents, each is read by itself, and its tree is dropped as soon as its policies are
+made. A `Loader` remembers of the last good reading what each document came to, by what it says and where it stands, so
+that reading a thousand policies again costs what changed in them. Only a policy that refers to CIDR groups or services
+is read again when one of those is another than before.
+
 Failure verdict: `PolicyErrors`; then there are no policies at all, so nothing is ever half-applied.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from l7policy import adminpolicy, capability, cilium, envelope, kubernetes, yamltree
+from l7policy import adminpolicy, capability, cilium, envelope, kubernetes, objects, yamltree
 from l7policy.envelope import Document
-from l7policy.errors import PolicyErrors
-from l7policy.objects import Objects
+from l7policy.errors import PolicyError, PolicyErrors
+from l7policy.objects import Object, Objects, Unsettled
 from l7policy.policydoc import Policy, Source
 from l7policy.reader import Reader
-from l7policy.yamltree import Node
+from l7policy.yamltree import Node, Part
 
-__all__ = ["Policy", "Source", "load", "load_enforced"]
+__all__ = ["Loader", "Policy", "Source", "load", "load_enforced"]
+
+
+class _Place(NamedTuple):
+    """What says in which words: a reading of it can be used again while this is the same."""
+
+    path: str
+    line: int
+    digest: bytes
+    """Of the text."""
+
+
+class _Head(NamedTuple):
+    """Of a document: what no other may be called."""
+
+    kind: str
+    title: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one part of a file came to."""
+
+    heads: tuple[_Head, ...]
+    objects: tuple[Object | None, ...]
+    policies: tuple[Policy, ...]
+    size: int
+    """In YAML nodes."""
+    refers: bool
+    """Whether other objects would make other policies."""
+    unsupported: tuple[PolicyError, ...] = ()
+    """What of its policies l7d would not enforce."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A part of a file while it is read."""
+
+    place: _Place
+    part: Part
+    reading: _Reading
+    waiting: tuple[Document, ...] | None = None
+    """Its documents, if their policies refer to objects while not all of these are known."""
+
+
+class Loader:
+    """Reads the same files again and again. Remembers no more than the last reading that was good."""
+
+    def __init__(self) -> None:
+        self._readings: dict[_Place, _Reading] = {}
+        self._objects = Objects()
+
+    def load(self, sources: Sequence[Source], cluster: Sequence[Source] = ()) -> tuple[Policy, ...]:
+        """The policies of all sources, in their order. Raises PolicyErrors with everything that is wrong in any.
+
+        What policies refer to (CIDR groups, services) may stand beside them, or in files of `cluster`, of which nothing
+        else is read. Policies of this version that l7d cannot enforce are told by `l7policy.capability`.
+        """
+        reader = Reader()
+        known = Objects()
+        for source in cluster:
+            for node in _whole(reader, source):
+                for document in envelope.objects(reader, node):
+                    known.add(objects.read(reader, document))
+        drafts = [draft for source in sources for draft in self._drafts(reader, source)]
+        for draft in drafts:
+            for found in draft.reading.objects:
+                known.add(found)
+        # Only now: a policy may refer to what stands behind it, or in another file.
+        for draft in drafts:
+            if draft.reading.refers and (draft.waiting is not None or known != self._objects):
+                policies = _settled(reader, draft, known)
+                unsupported = capability.unsupported(policies)
+                draft.reading = replace(draft.reading, policies=policies, unsupported=unsupported)
+        _check_unique(reader, drafts)
+        if reader.errors:
+            raise PolicyErrors(reader.errors)
+        self._readings = {draft.place: draft.reading for draft in drafts}
+        self._objects = known
+        return tuple(policy for draft in drafts for policy in draft.reading.policies)
+
+    def load_enforced(self, sources: Sequence[Source]) -> tuple[Policy, ...]:
+        """`load`, and refused if this version of l7d would enforce any of it by halves. For whoever enforces."""
+        policies = self.load(sources)
+        if errors := [error for reading in self._readings.values() for error in reading.unsupported]:
+            raise PolicyErrors(errors)
+        return policies
+
+    def _drafts(self, reader: Reader, source: Source) -> list[_Draft]:
+        """What the parts of a file come to; of a file that is not YAML nothing, but its mistake."""
+        found: list[_Draft] = []
+        mistakes = Reader()
+        size = 0
+        try:
+            parts = yamltree.parts(source.path, source.text)
+            for part in parts:
+                try:
+                    found.append(self._draft(mistakes, source.path, part))
+                except PolicyErrors:
+                    if len(parts) > 1:  # The whole knows better what is broken: a quote may have been cut in two.
+                        yamltree.parse(source.path, source.text)
+                    raise
+                size += found[-1].reading.size
+                if size > yamltree.MAX_NODES:
+                    reader.errors.append(yamltree.too_many(source.path, part.line))
+                    return []
+        except PolicyErrors as broken:
+            reader.errors.extend(broken.errors)
+            return []
+        reader.errors.extend(mistakes.errors)
+        return found
+
+    def _draft(self, reader: Reader, path: str, part: Part) -> _Draft:
+        digest = hashlib.blake2b(part.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        place = _Place(path, part.line, digest)
+        known = self._readings.get(place)
+        return _read(reader, place, part) if known is None else _Draft(place, part, known)
 
 
 def load(sources: Sequence[Source], cluster: Sequence[Source] = ()) -> tuple[Policy, ...]:
-    """The policies of all sources, in their order. Raises PolicyErrors with everything that is wrong in any of them.
-
-    What policies refer to (CIDR groups, services) may stand beside them, or in files of `cluster`, of which nothing
-    else is read. Policies of this version that l7d cannot enforce are told by `l7policy.capability`.
-    """
-    reader = Reader()
-    objects = Objects()
-    documents: list[Document] = []
-    seen: dict[tuple[str, str], Document] = {}
-    for node in _nodes(reader, cluster):
-        for document in envelope.objects(reader, node):
-            objects.add(reader, document)
-    for node in _nodes(reader, sources):
-        for document in envelope.documents(reader, node):
-            _check_new(reader, seen, document)
-            if document.kind in envelope.OBJECTS:
-                objects.add(reader, document)
-            else:
-                documents.append(document)
-    # Only now: a policy may refer to what stands behind it, or in another file.
-    policies = [policy for document in documents for policy in _policies(reader, document, objects)]
-    if reader.errors:
-        raise PolicyErrors(reader.errors)
-    return tuple(policies)
+    """`Loader.load` of a reader without memories."""
+    return Loader().load(sources, cluster)
 
 
 def load_enforced(sources: Sequence[Source]) -> tuple[Policy, ...]:
-    """`load`, and refused if this version of l7d would enforce any of it by halves. For whoever enforces."""
-    policies = load(sources)
-    if errors := capability.unsupported(policies):
-        raise PolicyErrors(errors)
-    return policies
+    """`Loader.load_enforced` of a reader without memories."""
+    return Loader().load_enforced(sources)
 
 
-def _nodes(reader: Reader, sources: Sequence[Source]) -> Iterator[Node]:
-    for source in sources:
-        try:
-            yield from yamltree.parse(source.path, source.text)
-        except PolicyErrors as broken:
-            reader.errors.extend(broken.errors)
+def _read(reader: Reader, place: _Place, part: Part) -> _Draft:
+    nodes = yamltree.parse(place.path, part.text, part.line)
+    documents = tuple(document for node in nodes for document in envelope.documents(reader, node))
+    heads = tuple(_Head(one.kind, one.title, one.node.line, one.node.column) for one in documents if one.name)
+    found = tuple(objects.read(reader, one) for one in documents if one.kind in envelope.OBJECTS)
+    size = sum(node.size for node in nodes)
+    inside = Reader()
+    try:
+        policies = tuple(_policies(inside, documents, Objects(settled=False)))
+    except Unsettled:
+        return _Draft(place, part, _Reading(heads, found, (), size, True), documents)
+    reader.errors.extend(inside.errors)
+    unsupported = capability.unsupported(policies)
+    return _Draft(place, part, _Reading(heads, found, policies, size, False, unsupported))
 
 
-def _policies(reader: Reader, document: Document, objects: Objects) -> Iterator[Policy]:
-    match document.kind:
-        case envelope.NETWORK_POLICY:
-            return kubernetes.policies(reader, document)
-        case envelope.CNP | envelope.CCNP:
-            return cilium.policies(reader, document, objects)
-        case _:
-            return adminpolicy.policies(reader, document)
+def _settled(reader: Reader, draft: _Draft, known: Objects) -> tuple[Policy, ...]:
+    """The policies of documents that refer to objects, now that all are known."""
+    documents = draft.waiting
+    if documents is None:
+        # Read before, and without mistakes, so that those of its outside are none.
+        nodes = yamltree.parse(draft.place.path, draft.part.text, draft.part.line)
+        documents = tuple(document for node in nodes for document in envelope.documents(Reader(), node))
+    draft.waiting = None
+    return tuple(_policies(reader, documents, known))
 
 
-def _check_new(reader: Reader, seen: dict[tuple[str, str], Document], document: Document) -> None:
-    first = seen.setdefault((document.kind, document.title), document)
-    if first is not document and document.name:
-        reader.fail(
-            document.node,
-            f"{document.kind} {document.title.rpartition(':')[2]} is defined twice;"
-            f" first at {first.node.path}:{first.node.line}",
-            "rename or remove one of them",
-        )
+def _whole(reader: Reader, source: Source) -> Iterator[Node]:
+    try:
+        yield from yamltree.parse(source.path, source.text)
+    except PolicyErrors as broken:
+        reader.errors.extend(broken.errors)
+
+
+def _policies(reader: Reader, documents: Iterable[Document], known: Objects) -> Iterator[Policy]:
+    for document in documents:
+        match document.kind:
+            case kind if kind in envelope.OBJECTS:
+                continue
+            case envelope.NETWORK_POLICY:
+                yield from kubernetes.policies(reader, document)
+            case envelope.CNP | envelope.CCNP:
+                yield from cilium.policies(reader, document, known)
+            case _:
+                yield from adminpolicy.policies(reader, document)
+
+
+def _check_unique(reader: Reader, drafts: Iterable[_Draft]) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for draft in drafts:
+        for head in draft.reading.heads:
+            here = f"{draft.place.path}:{head.line}"
+            first = seen.setdefault((head.kind, head.title), here)
+            if first is not here:
+                message = f"{head.kind} {head.title.rpartition(':')[2]} is defined twice; first at {first}"
+                hint = "rename or remove one of them"
+                reader.errors.append(PolicyError(draft.place.path, head.line, head.column, message, hint))

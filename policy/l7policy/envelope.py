@@ -5,6 +5,7 @@ Unpacks ``kind: List``. What is inside belongs to `l7policy.cilium`, `l7policy.k
 for what policies only refer to, `l7policy.objects`.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -74,6 +75,7 @@ class Document:
 
     node: Node
     kind: str
+    """One of `API_VERSIONS`."""
     name: str
     namespace: str
     """Empty for a clusterwide policy."""
@@ -140,7 +142,7 @@ def _kind(reader: Reader, node: Node) -> str | None:
         known = " or ".join(API_VERSIONS[kind])
         reader.fail(node.fields["apiVersion"], f"a {kind} has apiVersion {known}, not {version[:80]}")
         return None
-    return kind
+    return sys.intern(kind)
 
 
 def _metadata(reader: Reader, node: Node, kind: str) -> tuple[str, str]:

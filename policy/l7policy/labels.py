@@ -7,6 +7,7 @@ source matches every source (``app`` is ``any:app``). May not decide what a sele
 Failure verdict: `LabelError`, with a text that stands on its own.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -89,6 +90,7 @@ def split_source(key: str, default: str) -> tuple[str, str]:
     return default, key
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def selector_key(key: str) -> str:
     """A key of a Cilium selector in canonical form: ``app`` is ``any:app``. Raises LabelError."""
     source, rest = split_source(key, ANY)

@@ -4,6 +4,7 @@
 What is added to a selector (its namespace) differs between the dialects and is theirs.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -35,6 +36,12 @@ def requirements(reader: Reader, node: Node, what: str, key_check: KeyCheck) -> 
     return tuple(sorted(conditions, key=lambda condition: (condition.key, condition.operator, condition.values)))
 
 
+@functools.lru_cache(maxsize=1 << 14)
+def _is(key: str, value: str) -> Requirement:
+    """The same for all policies, which say the same of each other over and over."""
+    return Requirement(key, Operator.IN, (value,))
+
+
 def _match_labels(reader: Reader, node: Node, key_check: KeyCheck) -> set[Requirement]:
     conditions = set()
     any_key = Fields(supported=frozenset(node.fields))
@@ -42,7 +49,7 @@ def _match_labels(reader: Reader, node: Node, key_check: KeyCheck) -> set[Requir
         key = reader.attempt(node.keys[written], "matchLabels", partial(key_check, written))
         value = reader.checked(value_node, f"label {written[:80]}", labels.check_value)
         if key is not None and value is not None:
-            conditions.add(Requirement(key, Operator.IN, (value,)))
+            conditions.add(_is(key, value))
     return conditions
 
 

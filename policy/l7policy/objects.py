@@ -9,12 +9,12 @@ This module may not ask a cluster: all it knows stands in the files it is given.
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from l7policy import labels, prefixes
 from l7policy.envelope import CIDR_GROUP, SERVICE, Document
-from l7policy.model import CidrPeer, LabelPeer, Operator, Peer, Requirement
+from l7policy.model import CidrPeer, LabelPeer, Labels, Operator, Peer, Requirement
 from l7policy.reader import Reader, fields
 from l7policy.selectors import selects
 from l7policy.yamltree import Kind, Node
@@ -30,87 +30,124 @@ _GROUP: Final = fields(
 _SERVICE_OF_SLICE: Final = "kubernetes.io/service-name"
 
 
+class Unsettled(Exception):
+    """Asked for an object while there may be more to come: ask again when all are known."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Group:
-    document: Document
+class Group:
+    """A CiliumCIDRGroup."""
+
+    name: str
+    labels: Labels
     cidrs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Service:
-    document: Document
+class Service:
+    """A Service."""
+
+    namespace: str
+    name: str
+    labels: Labels
     selector: tuple[Requirement, ...] | None
     """None: its addresses stand in slices."""
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """An EndpointSlice: some of the addresses behind a service."""
+
+    namespace: str
+    service: str
+    prefixes: tuple[str, ...]
+
+
+Object = Group | Service | Slice
+
+
+def read(reader: Reader, document: Document) -> Object | None:
+    """One document of `envelope.OBJECTS`. None: a mistake."""
+    labelled = frozenset(f"{labels.K8S}:{key}={value}" for key, value in document.labels.items())
+    if document.kind == CIDR_GROUP:
+        return None if document.spec is None else Group(document.name, labelled, _cidrs(reader, document.spec))
+    if document.kind == SERVICE:
+        return Service(document.namespace, document.name, labelled, _selector(reader, document))
+    addresses = tuple(_slice_addresses(reader, document.node))
+    return Slice(document.namespace, document.labels.get(_SERVICE_OF_SLICE, ""), addresses)
+
+
+@dataclass(slots=True)
 class Objects:
-    """Everything that was given, by name."""
+    """Everything that was given, by name. Two of them are equal when policies can see no difference."""
 
-    def __init__(self) -> None:
-        self._groups: dict[str, _Group] = {}
-        self._services: dict[tuple[str, str], _Service] = {}
-        self._addresses: dict[tuple[str, str], list[str]] = {}
+    settled: bool = True
+    """Whether all objects are known. While they are not, nothing is told of any: `Unsettled`."""
+    _groups: dict[str, Group] = field(default_factory=dict)
+    _services: dict[tuple[str, str], Service] = field(default_factory=dict)
+    _addresses: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def add(self, reader: Reader, document: Document) -> None:
-        """Takes in one document of `envelope.OBJECTS`."""
-        match document.kind:
-            case kind if kind == CIDR_GROUP:
-                if document.spec is not None:
-                    self._groups[document.name] = _Group(document, _cidrs(reader, document.spec))
-            case kind if kind == SERVICE:
-                self._services[document.namespace, document.name] = _Service(document, _selector(reader, document))
-            case _:
-                of = document.namespace, document.labels.get(_SERVICE_OF_SLICE, "")
-                self._addresses.setdefault(of, []).extend(_slice_addresses(reader, document.node))
+    def add(self, found: Object | None) -> None:
+        """Takes in one, as `read` made it."""
+        match found:
+            case Group():
+                self._groups[found.name] = found
+            case Service():
+                self._services[found.namespace, found.name] = found
+            case Slice():
+                self._addresses.setdefault((found.namespace, found.service), []).extend(found.prefixes)
+
+    def _check_settled(self) -> None:
+        if not self.settled:
+            raise Unsettled
 
     def group(self, name: str) -> tuple[str, ...]:
         """The prefixes of a CIDR group. Raises ValueError."""
+        self._check_settled()
         if name not in self._groups:
             raise ValueError(f"no {CIDR_GROUP} {name[:80]!r} among the files")
         return self._groups[name].cidrs
 
     def groups(self, requirements: Iterable[Requirement]) -> tuple[str, ...]:
         """The prefixes of all CIDR groups with such labels. Raises ValueError if there is none."""
+        self._check_settled()
         wanted = tuple(requirements)
-        chosen = [group for group in self._groups.values() if selects(wanted, _k8s(group.document))]
+        chosen = [group for _, group in sorted(self._groups.items()) if selects(wanted, group.labels)]
         if not chosen:
             raise ValueError(f"no {CIDR_GROUP} among the files has such labels")
         return tuple(dict.fromkeys(cidr for group in chosen for cidr in group.cidrs))
 
     def service(self, namespace: str, name: str) -> tuple[Peer, ...]:
         """Who is behind a service. Raises ValueError."""
+        self._check_settled()
         if (namespace, name) not in self._services:
             raise ValueError(f"no Service {namespace[:80]}/{name[:80]} among the files: give its YAML with the policy")
         return self._behind(self._services[namespace, name])
 
     def services(self, namespace: str, requirements: Iterable[Requirement]) -> tuple[Peer, ...]:
         """Who is behind the services with such labels; no namespace: in any. Raises ValueError if there is none."""
+        self._check_settled()
         wanted = tuple(requirements)
         chosen = [
             service
-            for (of, _), service in self._services.items()
-            if namespace in ("", of) and selects(wanted, _k8s(service.document))
+            for (of, _), service in sorted(self._services.items())
+            if namespace in ("", of) and selects(wanted, service.labels)
         ]
         if not chosen:
             raise ValueError("no Service among the files has such labels: give its YAML with the policy")
         return tuple(dict.fromkeys(peer for service in chosen for peer in self._behind(service)))
 
-    def _behind(self, service: _Service) -> tuple[Peer, ...]:
-        document = service.document
+    def _behind(self, service: Service) -> tuple[Peer, ...]:
         if service.selector is not None:
-            within = Requirement(labels.NAMESPACE, Operator.IN, (document.namespace,))
+            within = Requirement(labels.NAMESPACE, Operator.IN, (service.namespace,))
             return (LabelPeer((*service.selector, within)),)
-        addresses = self._addresses.get((document.namespace, document.name))
+        addresses = self._addresses.get((service.namespace, service.name))
         if not addresses:
             raise ValueError(
-                f"Service {document.namespace}/{document.name} selects no workloads and has no addresses:"
+                f"Service {service.namespace}/{service.name} selects no workloads and has no addresses:"
                 f" give its EndpointSlice with the policy"
             )
         return tuple(CidrPeer(prefix) for prefix in sorted(set(addresses)))
-
-
-def _k8s(document: Document) -> frozenset[str]:
-    return frozenset(f"{labels.K8S}:{key}={value}" for key, value in document.labels.items())
 
 
 def _cidrs(reader: Reader, spec: Node) -> tuple[str, ...]:

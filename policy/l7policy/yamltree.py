@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import yaml
@@ -46,6 +46,9 @@ _TAG: Final = "tag:yaml.org,2002:"
 _STR: Final = f"{_TAG}str"
 _UNREADABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _BREAK: Final = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_DOCUMENT: Final = re.compile(r"\n---(?=[ \t\r\n]|\Z)")
+_SMALL_PART: Final = 100
+"""No policy is as small as that: a file of such documents is not worth taking apart."""
 _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _NO_MARK: Final = yaml.Mark("", 0, 0, 0, None, 0)
 T = TypeVar("T")
@@ -134,22 +137,52 @@ class Node(msgspec.Struct, frozen=True, eq=False, gc=False):
         return PolicyError(self.path, self.line, self.column, message, hint)
 
 
-def parse(path: str, text: str) -> list[Node]:
-    """Every document of the text that is not empty, in order. Raises PolicyErrors."""
+class Part(NamedTuple):
+    """Some whole documents of a file."""
+
+    line: int
+    """On which line of the file it begins."""
+    text: str
+
+
+def parts(path: str, text: str) -> list[Part]:
+    """A file taken apart between its documents, for whoever reads one that has changed in places. Raises PolicyErrors.
+
+    Reading the parts comes to the same as reading the whole; a mistake is told better by the whole.
+    """
+    text = _checked(path, text)
+    starts = [0, *(found.start() + 1 for found in _DOCUMENT.finditer(text))]
+    # A directive (%YAML, %TAG) stands before the document that it is about.
+    if len(text) < _SMALL_PART * len(starts) or text.startswith("%") or "\n%" in text:
+        return [Part(1, text)]
+    found, line = [], 1
+    for start, end in zip(starts, (*starts[1:], len(text)), strict=True):
+        part = text[start:end]
+        found.append(Part(line, part))
+        line += part.count("\n") if part.isascii() and "\r" not in part else len(_BREAK.findall(part))
+    return found
+
+
+def _checked(path: str, text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise PolicyErrors([PolicyError(path, 0, 0, f"the file is larger than {MAX_CHARACTERS >> 20} MiB")])
-    text = text.removeprefix("\ufeff")
+    return text.removeprefix("\ufeff")
+
+
+def parse(path: str, text: str, line: int = 1) -> list[Node]:
+    """Every document of the text that is not empty, in order. Raises PolicyErrors. `line`: that of the text's start."""
+    text = _checked(path, text)
     if found := _UNREADABLE.search(text):
-        line = text.count("\n", 0, found.start()) + 1
+        line += text.count("\n", 0, found.start())
         column = found.start() - text.rfind("\n", 0, found.start())
         raise PolicyErrors([PolicyError(path, line, column, f"character {found[0]!a} is not allowed in YAML")])
-    builder = _Builder(path)
+    builder = _Builder(path, line)
     try:
         loader = yaml.CSafeLoader(text)
         while (event := loader.get_event()) is not None:
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
-        builder.errors.append(_broken(path, text, error))
+        builder.errors.append(_broken(path, text, error, line - 1))
     except yaml.YAMLError as error:
         builder.errors.append(PolicyError(path, 0, 0, f"not YAML: {error}"))
     if builder.errors:
@@ -157,7 +190,7 @@ def parse(path: str, text: str) -> list[Node]:
     return builder.documents
 
 
-def _broken(path: str, text: str, error: yaml.MarkedYAMLError) -> PolicyError:
+def _broken(path: str, text: str, error: yaml.MarkedYAMLError, above: int) -> PolicyError:
     mark = error.problem_mark or error.context_mark or _NO_MARK
     problem = ", ".join(filter(None, (error.context, error.problem))) or "unreadable"
     line, column = mark.line + 1, mark.column + 1
@@ -165,8 +198,13 @@ def _broken(path: str, text: str, error: yaml.MarkedYAMLError) -> PolicyError:
     if line > len(breaks) + 1:  # The scanner is one line past the end of a text without a last newline.
         line, column = len(breaks) + 1, len(text) - (breaks[-1] if breaks else 0) + 1
     if error.context_mark is not None and error.context_mark.line + 1 != line:
-        problem += f" (it began on line {error.context_mark.line + 1})"
-    return PolicyError(path, line, column, f"not YAML: {problem}")
+        problem += f" (it began on line {error.context_mark.line + 1 + above})"
+    return PolicyError(path, line + above, column, f"not YAML: {problem}")
+
+
+def too_many(path: str, line: int, column: int = 1) -> PolicyError:
+    """There are more than `MAX_NODES` in a file, counted to here."""
+    return PolicyError(path, line, column, f"more than {MAX_NODES} values, aliases counted at each use")
 
 
 @dataclass(slots=True)
@@ -183,7 +221,8 @@ class _Open:
 class _Builder:
     """Makes nodes from events. No recursion: the depth of the text is the text's author's choice."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, line: int) -> None:
+        self._line = line
         self.documents: list[Node] = []
         self.errors: list[PolicyError] = []
         self._path = path
@@ -212,7 +251,7 @@ class _Builder:
 
     def _error(self, event: NodeEvent, message: str, hint: str = "") -> PolicyError:
         mark = event.start_mark or _NO_MARK
-        return PolicyError(self._path, mark.line + 1, mark.column + 1, message, hint)
+        return PolicyError(self._path, mark.line + self._line, mark.column + 1, message, hint)
 
     def _anchored(self, event: NodeEvent, node: Node) -> Node:
         if event.anchor:
@@ -253,12 +292,12 @@ class _Builder:
             kind = Kind.TEXT
         elif kind is Kind.FLOAT:
             kind = Kind.TEXT if ":" in value or "_" in value else kind
-        return Node(self._path, mark.line + 1, mark.column + 1, kind, value)
+        return Node(self._path, mark.line + self._line, mark.column + 1, kind, value)
 
     def _collection(self, opened: _Open) -> Node:
         size = 1 + sum([item.size for item in opened.items])
         mark = opened.event.start_mark or _NO_MARK
-        line, column = mark.line + 1, mark.column + 1
+        line, column = mark.line + self._line, mark.column + 1
         if not opened.mapping:
             return Node(self._path, line, column, Kind.SEQUENCE, "", tuple(opened.items), size=size)
         fields: dict[str, Node] = {}
@@ -279,7 +318,7 @@ class _Builder:
     def _add(self, node: Node) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise PolicyErrors([*self.errors, node.error(f"more than {MAX_NODES} values, aliases counted at each use")])
+            raise PolicyErrors([*self.errors, too_many(self._path, node.line, node.column)])
         if self._open:
             self._open[-1].items.append(node)
         elif node.kind is not Kind.NULL:

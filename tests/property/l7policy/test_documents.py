@@ -3,7 +3,7 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l7policy import capability, entries, envelope, http, ids, resolve, sni
-from l7policy.documents import Policy, Source, load
+from l7policy.documents import Loader, Policy, Source, load, load_enforced
 from l7policy.errors import PolicyErrors
 from l7policy.model import LAST_PRIORITY, Action, NamedPort, Tier
 from l7policy.verdict import Protocol
@@ -227,3 +227,51 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         check_errors(refused)
     else:
         check(found)
+
+
+def policy_text(name: str, spec: str) -> str:
+    head = f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}}}\n"
+    return f"{head}spec: {{endpointSelector: {{}}, {spec}}}\n"
+
+
+def group_text(cidr: str) -> str:
+    return (
+        "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: vpn, labels: {team: net}}\n"
+        f"spec: {{externalCIDRs: [{cidr}]}}\n"
+    )
+
+
+TEXTS = st.lists(
+    st.sampled_from(
+        [
+            policy_text("plain", "ingress: [{}]"),
+            policy_text("plain", "egress: [{toCIDR: [192.0.2.0/24]}]"),
+            policy_text("by-name", "egress: [{toCIDRSet: [{cidrGroupRef: vpn}]}]"),
+            policy_text("by-label", "egress: [{toCIDRSet: [{cidrGroupSelector: {matchLabels: {team: net}}}]}]"),
+            policy_text("nodes", "egress: [{toNodes: [{}]}]"),
+            policy_text("wrong", "egres: []"),
+            group_text("192.0.2.0/24"),
+            group_text("198.51.100.0/24"),
+            "# nothing\n",
+            "a: [b\n",
+        ]
+    ),
+    max_size=4,
+).map("---\n".join)
+
+
+def outcome(reading: Callable[[list[Source]], tuple[Policy, ...]], sources: list[Source]) -> Any:
+    try:
+        return reading(sources)
+    except PolicyErrors as refused:
+        return refused.errors
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.lists(TEXTS, max_size=2), st.booleans()), max_size=6))
+def test_who_remembers_the_last_reading_comes_to_the_same_as_who_does_not(steps: list[tuple[list[str], bool]]) -> None:
+    loader = Loader()
+    for texts, enforced in steps:
+        sources = [Source(f"{number}.yaml", text) for number, text in enumerate(texts)]
+        remembering = loader.load_enforced if enforced else loader.load
+        assert outcome(remembering, sources) == outcome(load_enforced if enforced else load, sources)

@@ -135,3 +135,28 @@ def test_any_tree_becomes_a_struct_or_an_error_with_a_place(tree: Any) -> None:
         check_places(refused, json.dumps(tree, indent=1).count("\n") + 1)
     else:
         assert isinstance(found, Outer)
+
+
+def shown(node: Node) -> Any:
+    """All of a node."""
+    keys = [(name, key.line, key.column) for name, key in node.keys.items()]
+    inside = [*map(shown, node.items), *map(shown, node.fields.values())]
+    return node.line, node.column, node.kind, node.text, keys, inside
+
+
+def said(parts: list[yamltree.Part]) -> Any:
+    """What a reader of the parts sees; nothing where one is broken."""
+    try:
+        return [shown(node) for part in parts for node in yamltree.parse("f", part.text, part.line)]
+    except PolicyErrors:
+        return None
+
+
+@given(st.lists(YAMLISH, max_size=4), st.sampled_from(["\n", "\r\n"]))
+def test_the_parts_of_a_file_say_what_the_whole_says(documents: list[str], end: str) -> None:
+    # No document may be so small that it is not worth a part of its own.
+    padding = f"# {'long ' * 25}{end}"
+    text = f"{end}---{end}".join(padding + one.replace("\n", end) for one in documents)
+    parts = yamltree.parts("f", text)
+    assert "".join(part.text for part in parts) == text
+    assert said(parts) == said([yamltree.Part(1, text)])

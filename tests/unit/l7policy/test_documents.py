@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from l7policy.documents import Source, load, load_enforced
+from l7policy.documents import Loader, Source, load, load_enforced
 from l7policy.errors import PolicyErrors
+from l7policy.model import CidrPeer
 from l7policy.verdict import Direction
 
 EXAMPLES = Path(__file__).parents[3] / "examples/policies"
@@ -139,3 +140,45 @@ def test_what_policies_refer_to_may_stand_behind_them_or_in_the_files_of_a_clust
     assert load([Source("f", policy)], [Source("c", "kind: Pod\n---\n" + group)]) == beside
     assert "no CiliumCIDRGroup 'g' among the files" in complaint(Source("f", policy))
     assert "CiliumCIDRGroup g is defined twice" in complaint(Source("f", group), Source("h", group))
+
+
+GROUP = "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: g}\nspec: {externalCIDRs: [192.0.2.0/24]}\n"
+BY_GROUP = cnp("by-group", spec="{endpointSelector: {}, egress: [{toCIDRSet: [{cidrGroupRef: g}]}]}")
+
+
+def test_what_has_not_changed_is_not_read_again() -> None:
+    loader = Loader()
+    text = "---\n".join((cnp("a"), cnp("b"), BY_GROUP))
+    first = loader.load([Source("f", text), Source("g", GROUP)])
+    second = loader.load([Source("f", text.replace("name: a", "name: c")), Source("g", GROUP)])
+    assert [policy.name for policy in second] == ["shop/c", "shop/b", "shop/by-group"]
+    assert [new is old for new, old in zip(second, first, strict=True)] == [False, True, True]
+
+
+def test_a_policy_follows_the_group_it_refers_to() -> None:
+    loader = Loader()
+    for prefix in ("192.0.2.0/24", "198.51.100.0/24", "192.0.2.0/24"):
+        sources = [Source("f", BY_GROUP), Source("g", GROUP.replace("192.0.2.0/24", prefix))]
+        (found,) = loader.load(sources)
+        assert found.rules[0].peers == (CidrPeer(prefix),)
+
+
+def test_a_reading_that_failed_is_not_remembered() -> None:
+    loader = Loader()
+    (first,) = loader.load([Source("f", BY_GROUP), Source("g", GROUP)])
+    with pytest.raises(PolicyErrors):
+        loader.load([Source("f", BY_GROUP), Source("g", GROUP.replace("192", "198")), Source("h", "broken: [")])
+    (second,) = loader.load([Source("f", BY_GROUP), Source("g", GROUP)])
+    assert second is first
+
+
+def test_a_policy_that_moved_in_its_file_is_told_where_it_is_now() -> None:
+    loader = Loader()
+    loader.load([Source("f", cnp("a") + "---\n" + cnp("b"))])
+    moved = loader.load([Source("f", "# a comment\n" + cnp("a") + "---\n" + cnp("b"))])
+    assert [policy.line for policy in moved] == [2, 7]
+
+
+def test_a_quote_that_runs_over_the_end_of_a_document_is_told_where_the_whole_file_breaks() -> None:
+    text = cnp("a", spec="{endpointSelector: {}, description: 'open") + "---\n" + cnp("b")
+    assert complaint(Source("f", text)).startswith("f:5:1: not YAML: while scanning a quoted scalar")

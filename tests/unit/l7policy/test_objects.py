@@ -3,7 +3,7 @@ import pytest
 
 from l7policy import envelope, yamltree
 from l7policy.model import CidrPeer, LabelPeer, Operator, Requirement
-from l7policy.objects import Objects
+from l7policy.objects import Objects, read
 from l7policy.reader import Reader
 
 GROUPS = """
@@ -56,7 +56,7 @@ def given(text: str) -> tuple[Objects, list[str]]:
     reader, objects = Reader(), Objects()
     for node in yamltree.parse("f", text):
         for document in envelope.objects(reader, node):
-            objects.add(reader, document)
+            objects.add(read(reader, document))
     return objects, [str(error) for error in reader.errors]
 
 
@@ -64,7 +64,7 @@ def test_groups_are_found_by_name_and_by_label() -> None:
     objects, errors = given(GROUPS)
     assert errors == []
     assert objects.group("vpn") == ("192.0.2.0/24", "2001:db8::/32")
-    assert objects.groups(labelled("team", "net")) == ("192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24")
+    assert objects.groups(labelled("team", "net")) == ("198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32")
 
 
 def test_who_is_behind_a_service_is_whom_it_selects_or_the_addresses_of_its_slices() -> None:
