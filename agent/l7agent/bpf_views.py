@@ -7,7 +7,7 @@ from typing import Any
 
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
-from l7bpf.layouts import (
+from l7bpf.flows import (
     CONNTRACK_DENIED,
     CONNTRACK_FROM_NODE,
     CONNTRACK_GUESSED,

@@ -112,7 +112,7 @@ class Compiler:
     def compile(
         self, policies: tuple[Policy, ...], endpoints: Iterable[Endpoint], node_addresses: Iterable[str]
     ) -> Compiled:
-        """Resolves what is new. Raises IdentitiesExhausted; then nothing is under way."""
+        """Resolves what is new; an address may be a prefix. Raises IdentitiesExhausted; then nothing is under way."""
         endpoint_identities: dict[EndpointId, IdentityId] = {}
         numbered: dict[IdentityId, Labels] = dict(RESERVED)
         prefixes: dict[str, IdentityId] = {}
@@ -129,7 +129,7 @@ class Compiler:
             prefixes[network] = identity
         # What is on this node is known by its labels, whatever CIDR it lies in (field: identity wins over IP).
         for address in node_addresses:
-            prefixes[host_prefix(address)] = ids.HOST
+            prefixes[str(ipaddress.ip_network(address))] = ids.HOST
         for endpoint in endpoints:
             labels = self.labels_of(endpoint)
             identity = self._identities.workload(labels)

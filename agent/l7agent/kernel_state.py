@@ -16,14 +16,13 @@ from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoints
 from l7agent.policyids import PolicyIds
 from l7bpf.errors import DatapathError
+from l7bpf.flows import ConntrackEntry, ConntrackKey
 from l7bpf.layouts import (
     AUDIT,
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     METRIC_EVENTS_LOST,
     METRIC_PASSED_LOST,
-    ConntrackEntry,
-    ConntrackKey,
     IpcacheEntry,
     Metric,
     PolicyEntry,

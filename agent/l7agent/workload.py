@@ -15,6 +15,9 @@ from pyroute2.netns import setns
 
 NETNS_FOLDER: Final = Path("/run/netns")
 GLOBAL: Final = 0
+_TABLE_LOCAL: Final = 255
+_DELIVERED: Final = frozenset({2, 3, 4})
+"""Kinds of route that end at this node: local, broadcast, anycast."""
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -170,14 +173,26 @@ def _kind(link: Any) -> str:
 
 
 def node_addresses() -> dict[str, str]:
-    """Every address of this namespace and its interface. Blocking."""
+    """Every address of this namespace and its interface, and every prefix that the kernel delivers here. Blocking.
+
+    The latter are broadcast and anycast addresses, all of 127.0.0.0/8, and what an operator routed to ``local``: a
+    packet to one of them reaches sockets of the node, though no interface has it as its address.
+    """
     with contextlib.closing(IPRoute()) as node:
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in node.get_links()}
-        return {
+        delivered = {
+            f"{route.get_attr('RTA_DST')}/{route['dst_len']}": names.get(route.get_attr("RTA_OIF"), "")
+            for family in FAMILIES
+            for route in node.get_routes(family=family, table=_TABLE_LOCAL)
+            if route["type"] in _DELIVERED and route.get_attr("RTA_DST") and route["dst_len"]
+        }
+        addresses = {
             address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"): names[address["index"]]
             for address in node.get_addr()
             if address["family"] in FAMILIES
         }
+    whole = {f"{address}/{128 if ':' in address else 32}" for address in addresses}
+    return addresses | {prefix: name for prefix, name in delivered.items() if prefix not in whole}
 
 
 def uplinks(except_ifindexes: set[int]) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python twins of the structs in bpf/programs/maps.h, and the shapes of the kernel's tables.
+"""Python twins of the structs in bpf/programs/maps.h, but for those of flows (`l7bpf.flows`).
 
 Pure bytes: nothing here opens anything. Integers are the machine's, addresses and ports big-endian as on the wire.
 A value that does not fit its field raises (`struct.error`, `ValueError`): that is a bug of the caller.
@@ -23,21 +23,6 @@ ALLOW: Final = 0
 DENY: Final = 1
 REDIRECT: Final = 2
 
-CONNTRACK_LOCAL: Final = 1
-CONNTRACK_FROM_NODE: Final = 2
-CONNTRACK_DENIED: Final = 4
-CONNTRACK_GUESSED: Final = 8
-
-CONNTRACK_ANSWERED: Final = 1
-CONNTRACK_FINS: Final = 2 | 4
-CONNTRACK_RESET: Final = 8
-
-SECOND_NS: Final = 10**9
-LIFETIME_TCP_NS: Final = 8000 * SECOND_NS
-LIFETIME_BEGUN_NS: Final = 60 * SECOND_NS
-LIFETIME_CLOSING_NS: Final = 10 * SECOND_NS
-LIFETIME_OTHERS_NS: Final = 60 * SECOND_NS
-
 METRIC_FORWARDED: Final = 0
 METRIC_CONNTRACK_MADE: Final = 251
 METRIC_PASSED_LOST: Final = 252
@@ -59,10 +44,10 @@ MARK_TO_PROXY: Final = 0x200
 MARK_TO_CLIENT: Final = 0xA00
 MARK_TO_SERVER: Final = 0xB00
 
-_TCP: Final = 6
 _V4_HEAD = bytes(12)
 _POLICY_PREFIX = 32 + 32 + 8
-_PORT = struct.Struct(">H")
+PORT: Final = struct.Struct(">H")
+"""As on the wire."""
 
 
 class Layout(Protocol):
@@ -198,14 +183,14 @@ class PolicyKey:
         port = self.port & ((0xFFFF << (16 - self.port_bits)) & 0xFFFF)
         prefixlen = _POLICY_PREFIX + (8 + self.port_bits if self.protocol else 0)
         return self.LAYOUT.pack(
-            prefixlen, self.policy_id, self.identity, self.direction, self.protocol, _PORT.pack(port)
+            prefixlen, self.policy_id, self.identity, self.direction, self.protocol, PORT.pack(port)
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         prefixlen, policy_id, identity, direction, protocol, port = cls.LAYOUT.unpack(data)
         bits = max(0, prefixlen - _POLICY_PREFIX - 8)
-        return cls(policy_id, identity, direction, protocol, _PORT.unpack(port)[0], bits)
+        return cls(policy_id, identity, direction, protocol, PORT.unpack(port)[0], bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,137 +213,6 @@ class PolicyEntry:
     def unpack(cls, data: bytes) -> Self:
         cookie, packets, size, precedence, verdict, proxy = cls.LAYOUT.unpack(data)
         return cls(verdict, proxy, precedence, cookie, packets, size)
-
-
-@dataclass(frozen=True, slots=True)
-class ConntrackKey:
-    """struct conntrack_key: the tuple of the side that began. Of ICMP echo the source port is the id."""
-
-    source: str
-    destination: str
-    source_port: int
-    destination_port: int
-    protocol: int
-    LAYOUT: ClassVar = struct.Struct("=16s16s2s2sBB2x")
-
-    def pack(self) -> bytes:
-        family, source = pack_address(self.source)
-        _, destination = pack_address(self.destination)
-        return self.LAYOUT.pack(
-            source, destination, _PORT.pack(self.source_port), _PORT.pack(self.destination_port), self.protocol, family
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        source, destination, source_port, destination_port, protocol, family = cls.LAYOUT.unpack(data)
-        return cls(
-            unpack_address(family, source),
-            unpack_address(family, destination),
-            _PORT.unpack(source_port)[0],
-            _PORT.unpack(destination_port)[0],
-            protocol,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ConntrackEntry:
-    """struct conntrack_entry."""
-
-    last_seen_ns: int
-    """CLOCK_MONOTONIC_COARSE"""
-    packets: int
-    octets: int
-    revision: int
-    proxy: int
-    upstream: int
-    flags: int
-    """CONNTRACK_LOCAL | CONNTRACK_FROM_NODE | CONNTRACK_DENIED | CONNTRACK_GUESSED"""
-    state: int = 0
-    """Of TCP: CONNTRACK_ANSWERED | CONNTRACK_FINS | CONNTRACK_RESET"""
-    LAYOUT: ClassVar = struct.Struct("=QQQIBBBB")
-
-    def pack(self) -> bytes:
-        return self.LAYOUT.pack(
-            self.last_seen_ns,
-            self.packets,
-            self.octets,
-            self.revision,
-            self.proxy,
-            self.upstream,
-            self.flags,
-            self.state,
-        )
-
-    def alive(self, protocol: int, now_ns: int) -> bool:
-        """Whether the programs still go by it (`conntrack_alive` in conntrack.h)."""
-        silent = (now_ns - self.last_seen_ns + 2**63) % 2**64 - 2**63  # signed, as in C
-        return silent <= self.lifetime_ns(protocol)
-
-    def lifetime_ns(self, protocol: int) -> int:
-        """How long it may be silent."""
-        if protocol != _TCP:
-            return LIFETIME_OTHERS_NS
-        if self.state & CONNTRACK_RESET or self.state & CONNTRACK_FINS == CONNTRACK_FINS:
-            return LIFETIME_CLOSING_NS
-        return LIFETIME_TCP_NS if self.state & CONNTRACK_ANSWERED else LIFETIME_BEGUN_NS
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        return cls(*cls.LAYOUT.unpack(data))
-
-
-@dataclass(frozen=True, slots=True)
-class FragmentKey:
-    """struct fragment_key: one packet's fragments as one program sees them on one interface."""
-
-    source: str
-    destination: str
-    id: int
-    ifindex: int
-    point: int
-    protocol: int
-    """Of IPv4; 0 of IPv6."""
-    LAYOUT: ClassVar = struct.Struct("=16s16s4sIBBB5x")
-
-    def pack(self) -> bytes:
-        family, source = pack_address(self.source)
-        _, destination = pack_address(self.destination)
-        identifier = self.id.to_bytes(4, "big")
-        return self.LAYOUT.pack(source, destination, identifier, self.ifindex, self.point, self.protocol, family)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        source, destination, identifier, ifindex, point, protocol, family = cls.LAYOUT.unpack(data)
-        addresses = unpack_address(family, source), unpack_address(family, destination)
-        return cls(*addresses, int.from_bytes(identifier, "big"), ifindex, point, protocol)
-
-
-@dataclass(frozen=True, slots=True)
-class FragmentEntry:
-    """struct fragment_entry: what the first fragment said."""
-
-    begun_ns: int
-    """CLOCK_MONOTONIC_COARSE"""
-    end: int
-    """The bytes up to here have been seen; 2**32 - 1: the rest is doomed."""
-    source_port: int
-    destination_port: int
-    port: int
-    protocol: int
-    flags: int
-    opaque: int
-    complete: int
-    LAYOUT: ClassVar = struct.Struct("=QI2s2s2sBBBB2x")
-
-    def pack(self) -> bytes:
-        ports = (_PORT.pack(port) for port in (self.source_port, self.destination_port, self.port))
-        rest = (self.protocol, self.flags, self.opaque, self.complete)
-        return self.LAYOUT.pack(self.begun_ns, self.end, *ports, *rest)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        begun, end, source, destination, port, *rest = cls.LAYOUT.unpack(data)
-        return cls(begun, end, *(_PORT.unpack(one)[0] for one in (source, destination, port)), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,8 +336,8 @@ class Event:
             self.length,
             source,
             destination,
-            _PORT.pack(self.source_port),
-            _PORT.pack(self.destination_port),
+            PORT.pack(self.source_port),
+            PORT.pack(self.destination_port),
             self.protocol,
             self.family,
             self.direction,
@@ -503,44 +357,6 @@ class Event:
         family = fields[13]
         fields[8] = unpack_address(family, fields[8])
         fields[9] = unpack_address(family, fields[9])
-        fields[10] = _PORT.unpack(fields[10])[0]
-        fields[11] = _PORT.unpack(fields[11])[0]
+        fields[10] = PORT.unpack(fields[10])[0]
+        fields[11] = PORT.unpack(fields[11])[0]
         return cls(*fields)
-
-
-@dataclass(frozen=True, slots=True)
-class MapSpec:
-    """Shape of one table; `type` is the kernel's enum bpf_map_type."""
-
-    name: str
-    type: int
-    key_size: int
-    value_size: int
-    size_macro: str = ""
-
-
-def _spec(name: str, kind: int, key: struct.Struct, value: struct.Struct | int, size_macro: str = "") -> MapSpec:
-    return MapSpec(name, kind, key.size, value if isinstance(value, int) else value.size, size_macro)
-
-
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _SOCKHASH, _RINGBUF = 1, 2, 6, 9, 11, 18, 27
-
-MAPS: Final = {
-    spec.name: spec
-    for spec in (
-        _spec("endpoints", _HASH, U32.LAYOUT, Endpoint.LAYOUT, "MAX_ENDPOINTS"),
-        _spec("endpoint_by_ifindex", _HASH, U32.LAYOUT, U32.LAYOUT, "MAX_ENDPOINTS"),
-        _spec("endpoint_by_address", _HASH, AddressKey.LAYOUT, U32.LAYOUT, "MAX_ENDPOINT_ADDRESSES"),
-        _spec("ipcache", _LPM_TRIE, IpcacheKey.LAYOUT, IpcacheEntry.LAYOUT, "MAX_IPCACHE"),
-        _spec("policy", _LPM_TRIE, PolicyKey.LAYOUT, PolicyEntry.LAYOUT, "MAX_POLICY"),
-        _spec("conntrack", _LRU_HASH, ConntrackKey.LAYOUT, ConntrackEntry.LAYOUT, "MAX_CONNTRACK"),
-        _spec("fragments", _LRU_HASH, FragmentKey.LAYOUT, FragmentEntry.LAYOUT, "MAX_FRAGMENTS"),
-        _spec("config", _ARRAY, U32.LAYOUT, Config.LAYOUT),
-        _spec("fqdn_identities", _HASH, U32.LAYOUT, FqdnIdentity.LAYOUT, "MAX_FQDN_IDENTITIES"),
-        _spec("listeners", _SOCKHASH, ListenerKey.LAYOUT, 8),
-        _spec("event_budget", _PERCPU_ARRAY, U32.LAYOUT, 8),
-        _spec("metrics", _PERCPU_ARRAY, U32.LAYOUT, Metric.LAYOUT),
-        MapSpec("events", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
-        MapSpec("passed", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
-    )
-}

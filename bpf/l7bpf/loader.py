@@ -19,7 +19,7 @@ from typing import Any
 
 from l7bpf import bpffs, libbpf
 from l7bpf.errors import DatapathError
-from l7bpf.layouts import MAPS
+from l7bpf.mapspecs import MAPS
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 _CHILD = Path(__file__).with_name("compile_child.py")

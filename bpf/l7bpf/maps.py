@@ -20,26 +20,22 @@ from typing import Generic, Self, TypeVar
 
 from l7bpf import libbpf
 from l7bpf.errors import DatapathError, MapFull
+from l7bpf.flows import ConntrackEntry, ConntrackKey, FragmentEntry, FragmentKey
 from l7bpf.layouts import (
-    MAPS,
     U32,
     AddressKey,
     Config,
-    ConntrackEntry,
-    ConntrackKey,
     Endpoint,
     FqdnIdentity,
-    FragmentEntry,
-    FragmentKey,
     IpcacheEntry,
     IpcacheKey,
     Layout,
     ListenerKey,
-    MapSpec,
     Metric,
     PolicyEntry,
     PolicyKey,
 )
+from l7bpf.mapspecs import MAPS, MapSpec
 
 K = TypeVar("K", bound=Layout)
 V = TypeVar("V", bound=Layout)

@@ -24,8 +24,8 @@ from typing import Final
 
 from l7bpf import bpffs, libbpf
 from l7bpf.errors import DatapathError, MapFull
-from l7bpf.layouts import MAPS
 from l7bpf.maps import raw_rows
+from l7bpf.mapspecs import MAPS
 
 Convert = Callable[[bytes, bytes], tuple[bytes, bytes] | None]
 """A row's key and value in the next layout, or None to leave it behind."""
@@ -56,7 +56,7 @@ TABLES: Final = (
     "conntrack",
     "config",
 )
-"""What is copied, in this order. Counters of packets begin anew, listeners are their owners' to register."""
+"""What is copied, in this order. Counters and fragments begin anew, listeners are their owners' to register."""
 
 _FLOWS: Final = "conntrack"
 

@@ -2,7 +2,7 @@
 /*
  * What the kernel and user space share: the tables and the layout of their rows.
  *
- * bpf/l7bpf/layouts.py has a twin of every struct; tests/bpf/test_layouts.py holds the two equal.
+ * bpf/l7bpf/{layouts,flows}.py have a twin of every struct; tests/bpf/test_layouts.py holds the two equal.
  * The loader defines PINS (a folder on a bpffs, as a string) and the MAX_… sizes.
  */
 #pragma once

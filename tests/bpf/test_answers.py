@@ -6,7 +6,7 @@ Remembered as a flow, one of them would turn whatever the workload sends there i
 
 import pytest
 
-from l7bpf.layouts import ConntrackKey
+from l7bpf.flows import ConntrackKey
 
 TCP, UDP, SCTP = 6, 17, 132
 TO_PROXY = 0x200

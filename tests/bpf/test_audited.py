@@ -3,13 +3,8 @@
 
 import pytest
 
-from l7bpf.layouts import (
-    CONNTRACK_GUESSED,
-    METRIC_AUDITED,
-    METRIC_FORWARDED,
-    ConntrackKey,
-    PolicyKey,
-)
+from l7bpf.flows import CONNTRACK_GUESSED, ConntrackKey
+from l7bpf.layouts import METRIC_AUDITED, METRIC_FORWARDED, PolicyKey
 
 TCP, UDP, ICMP, GRE = 6, 17, 1, 47
 EGRESS, INGRESS = 0, 1

@@ -6,14 +6,7 @@ import time
 
 import pytest
 
-from l7bpf.layouts import (
-    CONNTRACK_ANSWERED,
-    CONNTRACK_GUESSED,
-    CONNTRACK_RESET,
-    SECOND_NS,
-    ConntrackEntry,
-    ConntrackKey,
-)
+from l7bpf.flows import CONNTRACK_ANSWERED, CONNTRACK_GUESSED, CONNTRACK_RESET, SECOND_NS, ConntrackEntry, ConntrackKey
 
 TCP, UDP = 6, 17
 TO_PROXY = 0x200

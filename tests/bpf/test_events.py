@@ -6,15 +6,7 @@ import time
 
 import pytest
 
-from l7bpf.layouts import (
-    EVENT_DROP,
-    EVENT_TRACE,
-    EVENT_VERDICT,
-    METRIC_EVENTS_LOST,
-    METRIC_PASSED_LOST,
-    POINTS,
-    Event,
-)
+from l7bpf.layouts import EVENT_DROP, EVENT_TRACE, EVENT_VERDICT, METRIC_EVENTS_LOST, METRIC_PASSED_LOST, POINTS, Event
 
 DROPPED, FORWARDED, REDIRECTED, NO_RULE = 2, 1, 5, 133
 PER_SECOND = 10_000

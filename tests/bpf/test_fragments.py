@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from l7bpf.layouts import SECOND_NS, ConntrackKey
+from l7bpf.flows import SECOND_NS, ConntrackKey
 
 TCP, UDP, ICMP6 = 6, 17, 58
 TO_PROXY, TO_SERVER = 0x200, 0xB00

@@ -5,16 +5,8 @@ import struct
 
 import pytest
 
-from l7bpf.layouts import (
-    CONNTRACK_DENIED,
-    CONNTRACK_LOCAL,
-    METRIC_EVENTS_LOST,
-    METRIC_FORWARDED,
-    METRIC_REDIRECTED,
-    ConntrackEntry,
-    ConntrackKey,
-    IpcacheEntry,
-)
+from l7bpf.flows import CONNTRACK_DENIED, CONNTRACK_LOCAL, ConntrackEntry, ConntrackKey
+from l7bpf.layouts import METRIC_EVENTS_LOST, METRIC_FORWARDED, METRIC_REDIRECTED, IpcacheEntry
 
 TCP, UDP, SCTP, ICMP, ICMP6 = 6, 17, 132, 1, 58
 TO_PROXY = 0x200

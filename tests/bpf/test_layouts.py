@@ -9,13 +9,11 @@ import subprocess
 import pytest
 
 from l7bpf import libbpf, loader
+from l7bpf.flows import ConntrackEntry, ConntrackKey
 from l7bpf.layouts import (
-    MAPS,
     U32,
     AddressKey,
     Config,
-    ConntrackEntry,
-    ConntrackKey,
     Endpoint,
     Event,
     FqdnIdentity,
@@ -26,6 +24,7 @@ from l7bpf.layouts import (
     PolicyEntry,
     PolicyKey,
 )
+from l7bpf.mapspecs import MAPS
 
 CHILD = """
 import json, os, sys

@@ -19,16 +19,8 @@ from pyroute2 import IPRoute
 
 from l7bpf import attach, events, loader, routing
 from l7bpf.errors import DatapathError
-from l7bpf.layouts import (
-    MARK_TO_CLIENT,
-    MARK_TO_SERVER,
-    ConntrackKey,
-    Endpoint,
-    IpcacheEntry,
-    ListenerKey,
-    PolicyEntry,
-    PolicyKey,
-)
+from l7bpf.flows import ConntrackKey
+from l7bpf.layouts import MARK_TO_CLIENT, MARK_TO_SERVER, Endpoint, IpcacheEntry, ListenerKey, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
 
 TCP, HTTP = 6, 1

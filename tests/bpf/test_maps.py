@@ -9,11 +9,10 @@ import pytest
 
 from l7bpf import events
 from l7bpf.errors import MapFull
+from l7bpf.flows import ConntrackEntry, ConntrackKey
 from l7bpf.layouts import (
     METRIC_FORWARDED,
     AddressKey,
-    ConntrackEntry,
-    ConntrackKey,
     Endpoint,
     FqdnIdentity,
     IpcacheEntry,

@@ -8,20 +8,10 @@ import pytest
 
 from l7bpf import libbpf, loader, migration
 from l7bpf.errors import DatapathError, MapFull
-from l7bpf.layouts import (
-    LAYOUT,
-    MAPS,
-    U32,
-    ConntrackEntry,
-    ConntrackKey,
-    Endpoint,
-    FqdnIdentity,
-    IpcacheEntry,
-    IpcacheKey,
-    PolicyEntry,
-    PolicyKey,
-)
+from l7bpf.flows import ConntrackEntry, ConntrackKey
+from l7bpf.layouts import LAYOUT, U32, Endpoint, FqdnIdentity, IpcacheEntry, IpcacheKey, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
+from l7bpf.mapspecs import MAPS
 from l7bpf.migration import Step
 
 SMALL = loader.Constants(max_conntrack=64, max_ipcache=16, max_policy=16, max_fqdn_identities=16, max_event_bytes=4096)
@@ -146,5 +136,5 @@ def test_removed_is_removed(old, new):
 
 
 def test_every_table_that_outlives_an_upgrade_is_copied_or_begins_anew_on_purpose():
-    anew = {"listeners", "event_budget", "metrics", "events", "passed"}
+    anew = {"fragments", "listeners", "event_budget", "metrics", "events", "passed"}
     assert set(migration.TABLES) | anew == set(MAPS)

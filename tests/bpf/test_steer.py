@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from l7bpf import libbpf
-from l7bpf.layouts import ConntrackEntry, ConntrackKey, ListenerKey
+from l7bpf.flows import ConntrackEntry, ConntrackKey
+from l7bpf.layouts import ListenerKey
 
 TCP, UDP, HTTP, DNS = 6, 17, 1, 2
 SK_DROP, SK_PASS = 0, 1

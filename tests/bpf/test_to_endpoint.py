@@ -3,7 +3,7 @@
 
 import pytest
 
-from l7bpf.layouts import CONNTRACK_FROM_NODE, CONNTRACK_LOCAL, ConntrackKey
+from l7bpf.flows import CONNTRACK_FROM_NODE, CONNTRACK_LOCAL, ConntrackKey
 
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 TO_CLIENT, TO_SERVER = 0xA00, 0xB00

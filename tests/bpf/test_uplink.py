@@ -3,7 +3,7 @@
 
 import pytest
 
-from l7bpf.layouts import ConntrackKey
+from l7bpf.flows import ConntrackKey
 
 TCP, UDP = 6, 17
 TO_PROXY, TO_SERVER = 0x200, 0xB00

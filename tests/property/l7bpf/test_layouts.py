@@ -4,7 +4,8 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l7bpf.layouts import ConntrackKey, Event, IpcacheKey, PolicyKey, pack_address, unpack_address
+from l7bpf.flows import ConntrackKey
+from l7bpf.layouts import Event, IpcacheKey, PolicyKey, pack_address, unpack_address
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 NETWORKS = st.one_of(

@@ -3,10 +3,10 @@ import struct
 
 import pytest
 
+from l7bpf.flows import ConntrackKey
 from l7bpf.layouts import (
     FQDN_SELECTORS,
     AddressKey,
-    ConntrackKey,
     Event,
     FqdnIdentity,
     IpcacheKey,
