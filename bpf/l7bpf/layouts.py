@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python twins of the structs in bpf/programs/maps.h, and the shapes of the kernel's tables.
+"""Python twins of the structs in bpf/programs/maps.h.
 
 Pure bytes: nothing here opens anything. Integers are the machine's, addresses and ports big-endian as on the wire.
 A value that does not fit its field raises (`struct.error`, `ValueError`): that is a bug of the caller.
@@ -48,7 +48,16 @@ METRIC_EVENTS_LOST: Final = 255
 EVENT_DROP: Final = 1
 EVENT_VERDICT: Final = 2
 EVENT_TRACE: Final = 4
-POINTS: Final = ("", "from-endpoint", "to-endpoint", "from-uplink", "to-uplink", "steer")
+POINTS: Final = (
+    "",
+    "from-endpoint",
+    "to-endpoint",
+    "from-uplink",
+    "to-uplink",
+    "steer",
+    "cgroup-egress",
+    "cgroup-ingress",
+)
 """Names of the programs, by POINT_…"""
 
 LISTENER_SLOTS: Final = 8
@@ -56,6 +65,7 @@ FQDN_SELECTORS: Final = 30
 
 MARK_MASK: Final = 0xF00
 MARK_TO_PROXY: Final = 0x200
+MARK_FROM_HOST: Final = 0x300
 MARK_TO_CLIENT: Final = 0xA00
 MARK_TO_SERVER: Final = 0xB00
 
@@ -308,60 +318,6 @@ class ConntrackEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class FragmentKey:
-    """struct fragment_key: one packet's fragments as one program sees them on one interface."""
-
-    source: str
-    destination: str
-    id: int
-    ifindex: int
-    point: int
-    protocol: int
-    """Of IPv4; 0 of IPv6."""
-    LAYOUT: ClassVar = struct.Struct("=16s16s4sIBBB5x")
-
-    def pack(self) -> bytes:
-        family, source = pack_address(self.source)
-        _, destination = pack_address(self.destination)
-        identifier = self.id.to_bytes(4, "big")
-        return self.LAYOUT.pack(source, destination, identifier, self.ifindex, self.point, self.protocol, family)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        source, destination, identifier, ifindex, point, protocol, family = cls.LAYOUT.unpack(data)
-        addresses = unpack_address(family, source), unpack_address(family, destination)
-        return cls(*addresses, int.from_bytes(identifier, "big"), ifindex, point, protocol)
-
-
-@dataclass(frozen=True, slots=True)
-class FragmentEntry:
-    """struct fragment_entry: what the first fragment said."""
-
-    begun_ns: int
-    """CLOCK_MONOTONIC_COARSE"""
-    end: int
-    """The bytes up to here have been seen; 2**32 - 1: the rest is doomed."""
-    source_port: int
-    destination_port: int
-    port: int
-    protocol: int
-    flags: int
-    opaque: int
-    complete: int
-    LAYOUT: ClassVar = struct.Struct("=QI2s2s2sBBBB2x")
-
-    def pack(self) -> bytes:
-        ports = (_PORT.pack(port) for port in (self.source_port, self.destination_port, self.port))
-        rest = (self.protocol, self.flags, self.opaque, self.complete)
-        return self.LAYOUT.pack(self.begun_ns, self.end, *ports, *rest)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        begun, end, source, destination, port, *rest = cls.LAYOUT.unpack(data)
-        return cls(begun, end, *(_PORT.unpack(one)[0] for one in (source, destination, port)), *rest)
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """struct config."""
 
@@ -506,41 +462,3 @@ class Event:
         fields[10] = _PORT.unpack(fields[10])[0]
         fields[11] = _PORT.unpack(fields[11])[0]
         return cls(*fields)
-
-
-@dataclass(frozen=True, slots=True)
-class MapSpec:
-    """Shape of one table; `type` is the kernel's enum bpf_map_type."""
-
-    name: str
-    type: int
-    key_size: int
-    value_size: int
-    size_macro: str = ""
-
-
-def _spec(name: str, kind: int, key: struct.Struct, value: struct.Struct | int, size_macro: str = "") -> MapSpec:
-    return MapSpec(name, kind, key.size, value if isinstance(value, int) else value.size, size_macro)
-
-
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _SOCKHASH, _RINGBUF = 1, 2, 6, 9, 11, 18, 27
-
-MAPS: Final = {
-    spec.name: spec
-    for spec in (
-        _spec("endpoints", _HASH, U32.LAYOUT, Endpoint.LAYOUT, "MAX_ENDPOINTS"),
-        _spec("endpoint_by_ifindex", _HASH, U32.LAYOUT, U32.LAYOUT, "MAX_ENDPOINTS"),
-        _spec("endpoint_by_address", _HASH, AddressKey.LAYOUT, U32.LAYOUT, "MAX_ENDPOINT_ADDRESSES"),
-        _spec("ipcache", _LPM_TRIE, IpcacheKey.LAYOUT, IpcacheEntry.LAYOUT, "MAX_IPCACHE"),
-        _spec("policy", _LPM_TRIE, PolicyKey.LAYOUT, PolicyEntry.LAYOUT, "MAX_POLICY"),
-        _spec("conntrack", _LRU_HASH, ConntrackKey.LAYOUT, ConntrackEntry.LAYOUT, "MAX_CONNTRACK"),
-        _spec("fragments", _LRU_HASH, FragmentKey.LAYOUT, FragmentEntry.LAYOUT, "MAX_FRAGMENTS"),
-        _spec("config", _ARRAY, U32.LAYOUT, Config.LAYOUT),
-        _spec("fqdn_identities", _HASH, U32.LAYOUT, FqdnIdentity.LAYOUT, "MAX_FQDN_IDENTITIES"),
-        _spec("listeners", _SOCKHASH, ListenerKey.LAYOUT, 8),
-        _spec("event_budget", _PERCPU_ARRAY, U32.LAYOUT, 8),
-        _spec("metrics", _PERCPU_ARRAY, U32.LAYOUT, Metric.LAYOUT),
-        MapSpec("events", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
-        MapSpec("passed", _RINGBUF, 0, 0, "MAX_EVENT_BYTES"),
-    )
-}

@@ -24,8 +24,8 @@ from typing import Final
 
 from l7bpf import bpffs, libbpf
 from l7bpf.errors import DatapathError, MapFull
-from l7bpf.layouts import MAPS
 from l7bpf.maps import raw_rows
+from l7bpf.tables import MAPS
 
 Convert = Callable[[bytes, bytes], tuple[bytes, bytes] | None]
 """A row's key and value in the next layout, or None to leave it behind."""
@@ -54,6 +54,7 @@ TABLES: Final = (
     "endpoint_by_ifindex",
     "endpoints",
     "conntrack",
+    "host_flows",
     "config",
 )
 """What is copied, in this order. Counters of packets begin anew, listeners are their owners' to register."""

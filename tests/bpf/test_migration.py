@@ -10,7 +10,6 @@ from l7bpf import libbpf, loader, migration
 from l7bpf.errors import DatapathError, MapFull
 from l7bpf.layouts import (
     LAYOUT,
-    MAPS,
     U32,
     ConntrackEntry,
     ConntrackKey,
@@ -23,6 +22,7 @@ from l7bpf.layouts import (
 )
 from l7bpf.maps import Maps
 from l7bpf.migration import Step
+from l7bpf.tables import MAPS
 
 SMALL = loader.Constants(max_conntrack=64, max_ipcache=16, max_policy=16, max_fqdn_identities=16, max_event_bytes=4096)
 FLOW = ConntrackKey("192.0.2.1", "198.51.100.5", 4000, 80, 6)
@@ -146,5 +146,5 @@ def test_removed_is_removed(old, new):
 
 
 def test_every_table_that_outlives_an_upgrade_is_copied_or_begins_anew_on_purpose():
-    anew = {"listeners", "event_budget", "metrics", "events", "passed"}
+    anew = {"cgroup_endpoints", "uplinks", "fragments", "listeners", "event_budget", "metrics", "events", "passed"}
     assert set(migration.TABLES) | anew == set(MAPS)
