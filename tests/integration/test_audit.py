@@ -79,13 +79,15 @@ DENIES = {
         lambda lab: traffic.http(lab.frontend.namespace, f"{API}/admin?x=1", address=API_V4, method="PUT"),
         "http", "HTTP_DENIED", "frontend", "egress", "frontend", API_V4, 80, "TCP",
         rule="shop/frontend-egress egress[1].toPorts[0]", policies=FRONTEND,
-        more={"http": {"method": "PUT", "host": "api.example.com", "path": "/admin?x=1", "status": 403}},
+        more={"http": {"method": "PUT", "host": "api.example.com", "path": "/admin?x=1", "status": 403,
+                       "protocol": "HTTP/1.1"}},
     ),
     "a request at the other workload's door": Deny(
         lambda lab: traffic.http(lab.frontend.namespace, "http://backend:8080/x", address=lab.backend.v4),
         "http", "HTTP_DENIED", "backend", "ingress", "frontend", "backend", 8080, "TCP",
         rule="shop/backend-ingress ingress[0].toPorts[0]", policies=BACKEND,
-        more={"http": {"method": "GET", "host": "backend:8080", "path": "/x", "status": 403}},
+        more={"http": {"method": "GET", "host": "backend:8080", "path": "/x", "status": 403,
+                       "protocol": "HTTP/1.1"}},
     ),
     "bytes that are not HTTP": Deny(
         lambda lab: traffic.tcp(lab.frontend.namespace, API_V4, 80, b"SSH-2.0-x\r\n\r\n"),
@@ -151,9 +153,7 @@ def test_each_deny_is_one_record_that_says_who_what_and_why(gate: Gate, what: st
     if deny.destination_labels is not None:
         assert record["destination"]["labels"] == deny.destination_labels
         assert record["destination"]["identity"] == 2
-    for key, said in deny.more.items():
-        told = record[key]
-        assert ({field: told[field] for field in said} if isinstance(said, dict) else told) == said
+    assert {key: record[key] for key in deny.more} == deny.more
     assert ("http" in record, "dns" in record) == (deny.layer == "http", deny.layer == "dns")
     seconds = gate.must("audit", "tail", "-n", "1", "-o", "json")
     assert json.loads(seconds.out.splitlines()[-1])["time"] >= record["time"]
