@@ -10,15 +10,14 @@ Our programs go first on a hook: another one before them could pass a packet tha
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from l7bpf import libbpf
+from l7bpf import bpffs, libbpf
 from l7bpf.errors import DatapathError
 
 Mode = Literal["auto", "tcx", "tc"]
@@ -106,17 +105,8 @@ class Attacher:
             self._remove_link(self._links / f"{name}_{program_name.split('_')[0]}")
             _remove_filter(ifindex, hook, program_name)
 
-    @contextmanager
-    def _program(self, name: str) -> Iterator[int]:
-        path = self._pins / "programs" / name
-        try:
-            fd = libbpf.obj_get(path)
-        except OSError as error:
-            raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+    def _program(self, name: str) -> AbstractContextManager[int]:
+        return bpffs.opened(self._pins / "programs" / name, "; is the datapath loaded?")
 
     def _update_link(self, pin: Path, program: int, target: int) -> bool:
         """Replaces the program of the pinned link; False if there is none, or it no longer holds `target`."""

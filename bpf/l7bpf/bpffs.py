@@ -7,9 +7,12 @@
 import ctypes
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from l7bpf import libbpf
 from l7bpf.errors import DatapathError
 
 _SYSTEM_FOLDER = Path("/sys/fs/bpf")
@@ -66,6 +69,19 @@ def unmount(point: Path) -> None:
     if _libc.umount2(os.fsencode(point), 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(point))
+
+
+@contextmanager
+def opened(path: Path, hint: str = "") -> Iterator[int]:
+    """The descriptor of what is pinned there, for a while. Raises DatapathError, ending in the hint, if nothing is."""
+    try:
+        fd = libbpf.obj_get(path)
+    except OSError as error:
+        raise DatapathError(f"{path}: {error.strerror}{hint}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _mount(point: Path) -> None:

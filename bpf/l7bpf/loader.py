@@ -6,7 +6,6 @@ stay attached until `l7bpf.attach` updates their links. Failure verdict: `Datapa
 """
 
 import json
-import os
 import platform
 import re
 import subprocess
@@ -143,7 +142,7 @@ def check_layout(pins: Path) -> None:
         path = pins / "maps" / spec.name
         if not path.exists():
             continue
-        with _opened(path) as fd:
+        with bpffs.opened(path) as fd:
             info = libbpf.map_info(fd)
         if (info.type, info.key_size, info.value_size) != (spec.type, spec.key_size, spec.value_size):
             raise DatapathError(
@@ -156,19 +155,10 @@ def _kept_sizes(pins: Path, constants: Constants) -> Iterator[tuple[str, tuple[i
     for spec in MAPS.values():
         if spec.size_macro:
             wanted = int(getattr(constants, spec.size_macro.lower()))
-            with _opened(pins / "maps" / spec.name) as fd:
+            with bpffs.opened(pins / "maps" / spec.name) as fd:
                 actual = libbpf.map_info(fd).max_entries
             if actual != wanted:
                 yield spec.name, (actual, wanted)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    fd = libbpf.obj_get(path)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _include_folders() -> list[Path]:

@@ -14,10 +14,8 @@ if they began now. Failure verdict: `DatapathError`; before the flip nothing has
 """
 
 import errno
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -113,7 +111,7 @@ def _copy(old: Path, new: Path, name: str, way: Sequence[Step], flags: int = lib
     spec = MAPS[name]
     shape = next((step.shapes[name] for step in way if name in step.shapes), (spec.key_size, spec.value_size))
     count = 0
-    with _opened(old / "maps" / name) as source, _opened(new / "maps" / name) as target:
+    with bpffs.opened(old / "maps" / name) as source, bpffs.opened(new / "maps" / name) as target:
         info, room = libbpf.map_info(source), libbpf.map_info(target).max_entries
         if (info.key_size, info.value_size) != shape:
             raise DatapathError(f"{old / 'maps' / name} is not as {old.name} had it: remove {old} to begin anew")
@@ -139,15 +137,3 @@ def _converted(key: bytes, value: bytes, name: str, way: Sequence[Step]) -> tupl
         if row is not None and name in step.convert:
             row = step.convert[name](*row)
     return row
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        fd = libbpf.obj_get(path)
-    except OSError as error:
-        raise DatapathError(f"{path}: {error.strerror}") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
