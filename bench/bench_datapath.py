@@ -7,21 +7,18 @@ the last line is one flat JSON object.
 """
 
 import argparse
-import fcntl
 import json
 import statistics
 import struct
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from socket import inet_aton
 from typing import Final
 
 from datapathlab import BULK_PORT, COUNTS, FIREWALLS, NONE, PORT, DatapathLab
 from httplab import SERVER
-from machine import machine
+from machine import alone, machine
 from plot import Series, log_log
 
 from l7lab.namespace import LabError
@@ -112,17 +109,6 @@ def traffic(lab: DatapathLab, rounds: int, seconds: int, lock: str | None) -> Sa
                         samples["bulk", variant].append(bulk(lab, seconds))
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
     return dict(samples)
-
-
-@contextmanager
-def alone(lock: str | None) -> Iterator[None]:
-    """Holds a file's lock, so that nobody who asks for it loads the machine meanwhile."""
-    if lock is None:
-        yield
-        return
-    with Path(lock).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def ratios(samples: Samples, figure: str, one: Variant, other: Variant) -> list[float]:

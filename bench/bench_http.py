@@ -7,7 +7,6 @@ bench/results/http.{json,svg}; the last line is one flat JSON object.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import statistics
@@ -15,32 +14,20 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from bars import Group, bars
 from httplab import NAMES, VENV, HttpLab, Target
 from httpload import SCENARIOS, Sample, Scenario, measure
-from machine import machine
+from machine import alone, machine
 
 from l7lab.namespace import LabError
 
 RESULTS = Path(__file__).parent / "results"
 Samples = dict[tuple[str, str], list[Sample]]
 """By scenario and target, one for each round."""
-
-
-@contextmanager
-def alone(lock: str | None) -> Iterator[None]:
-    """Holds a file's lock, so that nobody who asks for it loads the machine meanwhile."""
-    if lock is None:
-        yield
-        return
-    with Path(lock).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def play(lab: HttpLab, scenarios: Sequence[Scenario], rounds: int, seconds: int, lock: str | None) -> Samples:

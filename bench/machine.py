@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine that a bench ran on: results mean nothing without it."""
+"""The machine that a bench runs on: results mean nothing without it, nor if others load it meanwhile."""
 
+import fcntl
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,3 +27,14 @@ def machine() -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+@contextmanager
+def alone(lock: str | None) -> Iterator[None]:
+    """Holds a file's lock, so that nobody who asks for it loads the machine meanwhile."""
+    if lock is None:
+        yield
+        return
+    with Path(lock).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
