@@ -63,6 +63,10 @@ class AuditHttp(msgspec.Struct, frozen=True):
     protocol: str | msgspec.UnsetType = msgspec.UNSET
     request_bytes: int | msgspec.UnsetType = msgspec.UNSET
     response_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    missing_headers: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Headers that were not as the rule wants them, for rules that let the request pass all the same."""
+    rejected_headers: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Headers that a rule took out."""
 
 
 class AuditDns(msgspec.Struct, frozen=True):
@@ -194,6 +198,8 @@ def _http(http: HttpSummary) -> AuditHttp:
         http.protocol or msgspec.UNSET,
         http.request_bytes or msgspec.UNSET,
         http.response_bytes or msgspec.UNSET,
+        http.missing_headers or msgspec.UNSET,
+        http.rejected_headers or msgspec.UNSET,
     )
 
 

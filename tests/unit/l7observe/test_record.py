@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from l7observe import record
@@ -51,6 +52,15 @@ def test_an_http_deny_carries_the_request_and_no_query(http_deny: Flow) -> None:
     line = json.loads(record.encode(record.from_flow(http_deny)))
     assert line["http"] == {"method": "POST", "host": "api.example.com", "path": "/admin?x=1", "status": 403}
     assert "dns" not in line
+
+
+def test_headers_that_a_rule_found_missing_or_took_out_are_in_the_record(http_deny: Flow) -> None:
+    summary = HttpSummary(
+        "GET", "api.example.com", "/", 200, missing_headers=("X-Team: shop",), rejected_headers=("X-Team: other",)
+    )
+    line = json.loads(record.encode(record.from_flow(msgspec.structs.replace(http_deny, http=summary))))
+    assert line["http"]["missing_headers"] == ["X-Team: shop"]
+    assert line["http"]["rejected_headers"] == ["X-Team: other"]
 
 
 def test_a_dns_deny_carries_the_query_and_no_request(dns_deny: Flow) -> None:
