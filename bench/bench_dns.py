@@ -27,7 +27,7 @@ from pathlib import Path
 
 import dnspeers
 from bars import Group, bars
-from machine import machine
+from machine import machine, rss_mb
 
 from l7lab import Lab, traffic
 from l7lab.gate import Gate
@@ -194,7 +194,7 @@ def compared(parts: Sequence[str], rounds: int, seconds: float) -> dict[str, flo
             found["ratio_dnsmasq"] = round(found["qps_udp_l7gate"] / found["qps_udp_dnsmasq"], 2)
             found["ratio_dnsmasq_nftset"] = round(found["qps_udp_l7gate"] / found["qps_udp_dnsmasq_nftset"], 2)
             found["ratio_tcp_dnsmasq"] = round(found["qps_tcp_l7gate"] / found["qps_tcp_dnsmasq"], 2)
-            found["rss_live_mb"] = round(_rss(running.workers()["dns-0"]), 1)
+            found["rss_live_mb"] = round(rss_mb(running.workers()["dns-0"]), 1)
         if "latency" in parts:
             for mode in ("udp", "tcp"):
                 for name, load in loads.items():
@@ -203,11 +203,6 @@ def compared(parts: Sequence[str], rounds: int, seconds: float) -> dict[str, flo
                         found[f"{label}_ms_{mode}_{name}"] = round(percentile(times, share), 3)
                     say(f"{name} {mode} at {STEADY}/s: p99 {found[f'p99_ms_{mode}_{name}']} ms")
     return found
-
-
-def _rss(pid: int) -> float:
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
 
 
 def learn(running: Gate) -> dict[str, float]:

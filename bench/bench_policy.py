@@ -4,7 +4,8 @@
 Each size is measured in a process of its own (its memory is the size's), each quantity in every round, one after the
 other, and told as the median. `full` is a fresh `Resolver` given everything; the incremental quantities are updates of
 one that is up to date, forth and back. `naive` is the peer: every policy looked at for every flow, as an evaluator does
-that keeps no index. Prints a table, writes bench/results/policy.{json,svg}; the last line is one flat JSON object.
+that keeps no index. A whole agent is measured by `policyagent`. Prints a table, writes bench/results/policy.{json,svg};
+the last line is one flat JSON object.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import policycluster
-from machine import machine
+from machine import machine, rss_mb
 from plot import Series, log_log
 
 from l7policy import documents
@@ -40,14 +41,6 @@ MAIN = (1_000, 10_000)
 NAIVE = (100, 1_000)
 """Where the naive rebuild is measured: at the main size it would take minutes."""
 FLOWS = 200
-
-
-def rss_mb() -> float:
-    """Memory of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -204,6 +197,14 @@ def measured_apart(policies: int, identities: int, rounds: int) -> dict[str, flo
     return found
 
 
+def agent() -> dict[str, float]:
+    """A whole daemon: memory of its processes, and changes until they are in force."""
+    command = [sys.executable, str(Path(__file__).with_name("policyagent.py"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS * 2)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
 def draw(sizes: dict[tuple[int, int], dict[str, float]]) -> str:
     """Cost against size."""
     series = []
@@ -259,6 +260,7 @@ def main() -> None:
         "naive_resolve_ratio": sizes[NAIVE]["naive_resolve_seconds"] / sizes[NAIVE]["resolve_seconds"],
         "naive_verdict_ratio": main_size["verdicts_per_second"] / main_size["naive_verdicts_per_second"],
         "skipped_sizes": len(skipped),
+        **agent(),
     }
     for (policies, identities), found in sizes.items():
         for field in ("compile_seconds", "resolve_seconds", "label_change_ms", "rss_mb"):

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from machine import rss_mb
+
 import l7agent.dns_process  # noqa: F401 - for its size
 from l7dns.kerneltables import MemoryTables
 from l7dns.learner import Learner
@@ -26,12 +28,6 @@ ADDRESSES = 4
 SERVER = "192.0.2.12"
 
 
-def rss() -> float:
-    """Megabytes of this process."""
-    text = Path("/proc/self/status").read_text()
-    return round(int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024, 1)
-
-
 def main() -> None:
     """The hour."""
     chance = random.Random(1)
@@ -42,7 +38,7 @@ def main() -> None:
         learner.restore(0.0)
         learner.prepare(Snapshot(Revision(1), {}, {WORLD: ("reserved:world",)}, {}, (everything,)), 0.0)
         learner.commit(1, 0.0)
-        found = {"rss_empty_mb": rss()}
+        found = {"rss_empty_mb": round(rss_mb(), 1)}
         asked = 0
         for second in range(HOUR):
             for _ in range(PER_SECOND):
@@ -55,8 +51,8 @@ def main() -> None:
                 assert not problem
             learner.expire(float(second))
             if second == HOUR // 2:
-                found["rss_half_hour_mb"] = rss()
-        found["rss_mb"] = rss()
+                found["rss_half_hour_mb"] = round(rss_mb(), 1)
+        found["rss_mb"] = round(rss_mb(), 1)
         print(f"{len(learner)} pairs held, evicted {learner.evicted}", file=sys.stderr)
         learner.close()
     print(json.dumps(found))

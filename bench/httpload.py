@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import httprules
+from machine import rss_mb
 
 from l7lab.namespace import LabError, Namespace
 
@@ -87,7 +88,7 @@ def measure(
         amount = found["requests"]
         rate = amount / found["seconds"]
         times = (found["p50"] / 1e3, found["p99"] / 1e3, found["p999"] / 1e3)
-    return Sample(rate, *times, (cpu(pids) - before) * 1e6 / amount, sum(map(rss, pids)))
+    return Sample(rate, *times, (cpu(pids) - before) * 1e6 / amount, sum(map(rss_mb, pids)))
 
 
 def _wrk(client: Namespace, server: str, port: int, scenario: Scenario, seconds: int) -> dict[str, float]:
@@ -130,11 +131,3 @@ def cpu(pids: Iterable[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS
-
-
-def rss(pid: int) -> float:
-    """MiB of memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise LabError(f"process {pid} is gone")

@@ -29,6 +29,12 @@ def machine() -> dict[str, str]:
     }
 
 
+def rss_mb(pid: int | None = None) -> float:
+    """MiB of memory of a process, by default this one. Raises OSError if it is gone."""
+    lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
+
+
 @contextmanager
 def alone(lock: str | None) -> Iterator[None]:
     """Holds a file's lock, so that nobody who asks for it loads the machine meanwhile."""

@@ -69,7 +69,10 @@ def host_prefix(address: str) -> str:
 
 def changed(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:
     """What became another between the two; None: it is gone."""
-    found: dict[K, V | None] = {key: value for key, value in after.items() if before.get(key) != value}
+    # Most are the very same, and need not be looked into.
+    found: dict[K, V | None] = {
+        key: value for key, value in after.items() if (old := before.get(key)) is not value and old != value
+    }
     found.update(dict.fromkeys(before.keys() - after.keys()))
     return found
 

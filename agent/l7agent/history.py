@@ -49,6 +49,8 @@ class History:
             if kept is not None:
                 self._kept.append(kept)
         self._kept.sort(key=lambda kept: kept.revision)
+        for index in range(1, len(self._kept)):
+            self._kept[index] = _sharing(self._kept[index], self._kept[index - 1])
 
     def __iter__(self) -> Iterator[Kept]:
         return iter(tuple(self._kept))
@@ -72,13 +74,20 @@ class History:
 
     def add(self, kept: Kept) -> None:
         """Makes it the active one. Raises OSError when it could not be written: a restart would not know it."""
-        self._kept.append(kept)
-        statefile.save(self._path(kept), kept)
+        self._kept.append(_sharing(kept, self.active))
+        statefile.save(self._path(kept), kept, indented=False)
         while len(self._kept) > KEPT:
             self._path(self._kept.pop(0)).unlink(missing_ok=True)
 
     def _path(self, kept: Kept) -> Path:
         return self._folder / f"{kept.revision:08d}.json"
+
+
+def _sharing(kept: Kept, before: Kept | None) -> Kept:
+    """The same, with the texts that did not change held once: twenty rule sets cost what is different in them."""
+    texts = dict(before.sources) if before is not None else {}
+    shared = [(path, known if (known := texts.get(path)) == text else text) for path, text in kept.sources]
+    return msgspec.structs.replace(kept, sources=shared)
 
 
 def sources_of(kept: Kept) -> tuple[Source, ...]:

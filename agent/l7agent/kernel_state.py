@@ -7,7 +7,7 @@ entries of policies nobody uses any more are swept.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -179,10 +179,13 @@ class KernelState:
         }
         if not wanted:
             return
-        table, held = self._maps.ipcache, dict(self.ipcache())
+        table = self._maps.ipcache
+        held: Mapping[str, int] = self._prefixes if self._adopted else dict(self.ipcache())
         for prefix, identity in wanted.items():
             current = held.get(prefix)
-            if current == identity or (current is not None and is_fqdn_identity(current)):
+            covering = table.get(prefix)
+            # Only single addresses are ever learnt, so what covers this prefix is in this very row.
+            if current == identity or (covering is not None and is_fqdn_identity(covering.identity)):
                 continue
             table.update(prefix, IpcacheEntry(identity))
             undo.append(

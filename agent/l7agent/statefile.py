@@ -10,13 +10,17 @@ import msgspec
 T = TypeVar("T")
 
 
-def save(path: Path, value: object) -> None:
-    """Replaces the file in one step. Raises OSError, and then the old contents are still there."""
+def save(path: Path, value: object, *, indented: bool = True) -> None:
+    """Replaces the file in one step. Raises OSError, and then the old contents are still there.
+
+    `indented` is for people to read, at a price where there is much of it.
+    """
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    text = msgspec.json.encode(value)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(value)))
+        file.write(msgspec.json.format(text) if indented else text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

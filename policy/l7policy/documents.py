@@ -65,8 +65,9 @@ class _Draft:
     """A part of a file while it is read."""
 
     place: _Place
-    part: Part
     reading: _Reading
+    text: str = ""
+    """What it says; not kept of what is known to refer to nothing."""
     waiting: tuple[Document, ...] | None = None
     """Its documents, if their policies refer to objects while not all of these are known."""
 
@@ -76,6 +77,8 @@ class Loader:
 
     def __init__(self) -> None:
         self._readings: dict[_Place, _Reading] = {}
+        self._files: dict[tuple[str, bytes], tuple[_Place, ...]] = {}
+        """The parts of whole files that refer to nothing: such a file, if it is the same, need not be taken apart."""
         self._objects = Objects()
 
     def load(self, sources: Sequence[Source], cluster: Sequence[Source] = ()) -> tuple[Policy, ...]:
@@ -90,7 +93,9 @@ class Loader:
             for node in _whole(reader, source):
                 for document in envelope.objects(reader, node):
                     known.add(objects.read(reader, document))
-        drafts = [draft for source in sources for draft in self._drafts(reader, source)]
+        files = [(source.path, _digest(source.text)) for source in sources]
+        read = [self._drafts(reader, file, source) for file, source in zip(files, sources, strict=True)]
+        drafts = [draft for found in read for draft in found]
         for draft in drafts:
             for found in draft.reading.objects:
                 known.add(found)
@@ -104,6 +109,11 @@ class Loader:
         if reader.errors:
             raise PolicyErrors(reader.errors)
         self._readings = {draft.place: draft.reading for draft in drafts}
+        self._files = {
+            file: tuple(draft.place for draft in found)
+            for file, found in zip(files, read, strict=True)
+            if not any(draft.reading.refers for draft in found)
+        }
         self._objects = known
         return tuple(policy for draft in drafts for policy in draft.reading.policies)
 
@@ -114,8 +124,10 @@ class Loader:
             raise PolicyErrors(errors)
         return policies
 
-    def _drafts(self, reader: Reader, source: Source) -> list[_Draft]:
+    def _drafts(self, reader: Reader, file: tuple[str, bytes], source: Source) -> list[_Draft]:
         """What the parts of a file come to; of a file that is not YAML nothing, but its mistake."""
+        if (places := self._files.get(file)) is not None:
+            return [_Draft(place, self._readings[place]) for place in places]
         found: list[_Draft] = []
         mistakes = Reader()
         size = 0
@@ -139,10 +151,9 @@ class Loader:
         return found
 
     def _draft(self, reader: Reader, path: str, part: Part) -> _Draft:
-        digest = hashlib.blake2b(part.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        place = _Place(path, part.line, digest)
+        place = _Place(path, part.line, _digest(part.text))
         known = self._readings.get(place)
-        return _read(reader, place, part) if known is None else _Draft(place, part, known)
+        return _read(reader, place, part.text) if known is None else _Draft(place, known, part.text)
 
 
 def load(sources: Sequence[Source], cluster: Sequence[Source] = ()) -> tuple[Policy, ...]:
@@ -155,8 +166,12 @@ def load_enforced(sources: Sequence[Source]) -> tuple[Policy, ...]:
     return Loader().load_enforced(sources)
 
 
-def _read(reader: Reader, place: _Place, part: Part) -> _Draft:
-    nodes = yamltree.parse(place.path, part.text, part.line)
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _read(reader: Reader, place: _Place, text: str) -> _Draft:
+    nodes = yamltree.parse(place.path, text, place.line)
     documents = tuple(document for node in nodes for document in envelope.documents(reader, node))
     heads = tuple(_Head(one.kind, one.title, one.node.line, one.node.column) for one in documents if one.name)
     found = tuple(objects.read(reader, one) for one in documents if one.kind in envelope.OBJECTS)
@@ -165,10 +180,10 @@ def _read(reader: Reader, place: _Place, part: Part) -> _Draft:
     try:
         policies = tuple(_policies(inside, documents, Objects(settled=False)))
     except Unsettled:
-        return _Draft(place, part, _Reading(heads, found, (), size, True), documents)
+        return _Draft(place, _Reading(heads, found, (), size, True), text, documents)
     reader.errors.extend(inside.errors)
     unsupported = capability.unsupported(policies)
-    return _Draft(place, part, _Reading(heads, found, policies, size, False, unsupported))
+    return _Draft(place, _Reading(heads, found, policies, size, False, unsupported), text)
 
 
 def _settled(reader: Reader, draft: _Draft, known: Objects) -> tuple[Policy, ...]:
@@ -176,7 +191,7 @@ def _settled(reader: Reader, draft: _Draft, known: Objects) -> tuple[Policy, ...
     documents = draft.waiting
     if documents is None:
         # Read before, and without mistakes, so that those of its outside are none.
-        nodes = yamltree.parse(draft.place.path, draft.part.text, draft.part.line)
+        nodes = yamltree.parse(draft.place.path, draft.text, draft.place.line)
         documents = tuple(document for node in nodes for document in envelope.documents(Reader(), node))
     draft.waiting = None
     return tuple(_policies(reader, documents, known))

@@ -91,6 +91,7 @@ def check(rules: Iterable[str]) -> tuple[str, ...]:
     return checked
 
 
+@functools.lru_cache(maxsize=4096)
 def identity_labels(labels: Labels, rules: tuple[str, ...] = ()) -> Labels:
     """Those of a workload's `labels` that count for its identity under `rules` beside Cilium's own."""
     prefixes, selective = _compiled(rules)

@@ -31,6 +31,16 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == KEPT
 
 
+def test_a_text_that_does_not_change_is_held_once(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    for revision in (1, 2):
+        history.add(Kept(revision, time=0.0, sources=[("a.yaml", "".join(["same"])), ("b.yaml", f"# {revision}")]))
+    for one in (history, History(tmp_path)):
+        first, second = one
+        assert second.sources == [("a.yaml", "same"), ("b.yaml", "# 2")]
+        assert first.sources[0][1] is second.sources[0][1]
+
+
 def test_no_revision_means_the_one_before(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.add(kept(3))

@@ -155,6 +155,14 @@ def test_what_has_not_changed_is_not_read_again() -> None:
     assert [new is old for new, old in zip(second, first, strict=True)] == [False, True, True]
 
 
+def test_a_file_that_is_the_same_is_the_same_policies_and_still_counts_for_others() -> None:
+    loader = Loader()
+    first = loader.load([Source("f", cnp("a")), Source("g", GROUP)])
+    assert loader.load([Source("f", cnp("a")), Source("g", GROUP), Source("h", BY_GROUP)])[0] is first[0]
+    with pytest.raises(PolicyErrors, match="defined twice"):
+        loader.load([Source("f", cnp("a")), Source("f", cnp("a"))])
+
+
 def test_a_policy_follows_the_group_it_refers_to() -> None:
     loader = Loader()
     for prefix in ("192.0.2.0/24", "198.51.100.0/24", "192.0.2.0/24"):
