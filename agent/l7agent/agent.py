@@ -76,7 +76,11 @@ class Agent:
             self.identities, config.enforcement, audit=config.policy_audit_mode, label_rules=config.labels
         )
         self.audit = AuditLog(
-            Path(config.audit.path), config.audit.max_bytes, config.audit.backups, group=config.api.group
+            Path(config.audit.path),
+            config.audit.max_bytes,
+            config.audit.backups,
+            group=config.api.group,
+            audited_per_second=config.audit.audited_per_second,
         )
         self.datapath = Datapath(config)
         self.policy_load_error = ""

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from l7observe.audit import AUDITED_PER_SECOND
 from l7policy import labelfilter, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.resolve import Mode
@@ -26,6 +27,8 @@ class AuditConfig(Section, frozen=True):
     path: str = "/var/log/l7/audit.jsonl"
     max_bytes: Count = 50 << 20
     backups: Annotated[int, msgspec.Meta(ge=0)] = 5
+    audited_per_second: Annotated[int, msgspec.Meta(ge=0)] = AUDITED_PER_SECOND
+    """Records of verdict AUDIT of one endpoint; 0 for no limit. Denies have none."""
 
 
 class ApiConfig(Section, frozen=True):

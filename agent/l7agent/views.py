@@ -72,6 +72,7 @@ def status(agent: Agent, fills: Count) -> View:
             "path": agent.config.audit.path,
             "written": agent.audit.written,
             "lost": agent.audit.lost,
+            "left_out": agent.audit.left_out,
             "error": agent.audit.error,
         },
         "drops": [

@@ -54,7 +54,8 @@ def _describe(answer: Mapping[str, Any]) -> None:
         f"layout {datapath.get('layout')}, attached by {datapath.get('attach')}, pinned at {datapath.get('pins')}",
     )
     _row("Enforcement", _enforcement(answer))
-    _row("Audit log", f"{audit.get('path')}: {audit.get('written')} written, {audit.get('lost')} lost")
+    left_out = f", {audit['left_out']} of audit mode left out" if audit.get("left_out") else ""
+    _row("Audit log", f"{audit.get('path')}: {audit.get('written')} written, {audit.get('lost')} lost{left_out}")
     if answer.get("policy_load_error"):
         _warn("The policy files were not loaded; the revision above stays in force:", answer["policy_load_error"])
     if answer.get("endpoints_load_error"):

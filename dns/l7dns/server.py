@@ -20,7 +20,7 @@ from l7dns.histogram import Histogram
 from l7dns.learner import Learner
 from l7dns.listener import TcpSession, UdpListener
 from l7dns.namecache import Fact
-from l7dns.ratelimit import RateLimit
+from l7observe.ratelimit import RateLimit
 from l7dns.reply import Replies
 from l7dns.sockets import Address
 from l7dns.svcb import Hints

@@ -9,6 +9,9 @@ Failure verdict: nothing is let through or held up for the log's sake. While the
 permission, folder gone) records wait in the queue, writing is tried again every second, and what finds the queue full
 is counted in `lost`, with the reason in `error`. Lines come out whole or not at all (`l7observe.logfile`). They survive
 the process, not a power cut: nothing is fsynced.
+
+Every deny has a record. What passes because of audit mode has a share for each endpoint: a busy one would rotate away
+what others were denied.
 """
 
 import errno
@@ -16,6 +19,7 @@ import logging
 import os
 import platform
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -23,10 +27,13 @@ from typing import Final
 from l7observe import record
 from l7observe.flow import Flow
 from l7observe.logfile import LogFile
+from l7observe.ratelimit import RateLimit
+from l7policy.verdict import Verdict
 
 QUEUE_BYTES: Final = 4 << 20
 """About eight thousand records."""
 RETRY_SECONDS: Final = 1.0
+AUDITED_PER_SECOND: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +51,12 @@ class AuditLog:
         group: str | None = None,
         queue_bytes: int = QUEUE_BYTES,
         retry_seconds: float = RETRY_SECONDS,
+        audited_per_second: int = AUDITED_PER_SECOND,
     ) -> None:
-        """Starts the writer. `node` defaults to the host's name; `group` may read the files, if it exists."""
+        """Starts the writer. `node` defaults to the host's name; `group` may read the files, if it exists.
+
+        `audited_per_second` records of verdict AUDIT are written of one endpoint; 0: all.
+        """
         self.path = Path(path)
         self._node = platform.node() if node is None else node
         self._file = LogFile(self.path, max_bytes, backups, group)
@@ -62,6 +73,10 @@ class AuditLog:
         self._lost = 0
         self._failing = ""
         self._loss = ""
+        self._audited = RateLimit(audited_per_second)
+        self._left_out: dict[int, int] = {}
+        """Since the last record of verdict AUDIT that was written, by endpoint."""
+        self._left_out_ever = 0
         self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
         self._thread.start()
 
@@ -74,6 +89,11 @@ class AuditLog:
     def lost(self) -> int:
         """Records that will never be in the file."""
         return self._lost
+
+    @property
+    def left_out(self) -> int:
+        """Records of verdict AUDIT that were over their endpoint's share."""
+        return self._left_out_ever
 
     @property
     def waiting(self) -> int:
@@ -89,8 +109,15 @@ class AuditLog:
         """Records the flow if it was denied. Never waits for the disk, never raises for what a flow holds."""
         if not record.is_deny(flow):
             return
+        left_out = 0
+        if flow.verdict == Verdict.AUDIT:
+            if not self._audited.allows(str(flow.endpoint), time.monotonic()):
+                self._left_out[flow.endpoint] = self._left_out.get(flow.endpoint, 0) + 1
+                self._left_out_ever += 1
+                return
+            left_out = self._left_out.pop(flow.endpoint, 0)
         try:
-            line = record.encode(record.from_flow(flow, self._node))
+            line = record.encode(record.from_flow(flow, self._node, left_out))
         except (ValueError, TypeError, OverflowError) as error:
             with self._change:
                 self._lose(1, f"a record could not be encoded: {error}")

@@ -142,6 +142,8 @@ class AuditRecord(msgspec.Struct, frozen=True):
     """Of a response, since its request."""
     proxy: str | msgspec.UnsetType = msgspec.UNSET
     """Where the flow was redirected to."""
+    left_out: int | msgspec.UnsetType = msgspec.UNSET
+    """Audited flows of the endpoint that have no record: before this one, more of them came than it may have."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -158,7 +160,7 @@ def is_deny(flow: Flow) -> bool:
     return flow.type in (FlowType.L7, FlowType.DROP) or flow.verdict == Verdict.AUDIT
 
 
-def from_flow(flow: Flow, node: str = "") -> AuditRecord:
+def from_flow(flow: Flow, node: str = "", left_out: int = 0) -> AuditRecord:
     """The record of a flow. Raises ValueError or OverflowError for a time no calendar has."""
     egress = flow.direction == Direction.EGRESS
     subject = _subject(flow)
@@ -186,6 +188,7 @@ def from_flow(flow: Flow, node: str = "") -> AuditRecord:
         l7_type=flow.l7_type.value if flow.type == FlowType.L7 else msgspec.UNSET,
         latency_ns=flow.latency_ns or msgspec.UNSET,
         proxy=flow.proxy or msgspec.UNSET,
+        left_out=left_out or msgspec.UNSET,
     )
 
 

@@ -5,9 +5,11 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from l7observe import record
@@ -51,6 +53,33 @@ def test_what_was_let_through_is_not_recorded(path: Path, packet_deny: Flow) -> 
     log.write(packet_deny)
     log.close()
     assert path.read_bytes() == b""
+
+
+def test_a_busy_audited_endpoint_leaves_room_for_denies(path: Path, denies: Denies) -> None:
+    log = AuditLog(path, audited_per_second=5)
+    audited, denied = denies(40)[:20], denies(40)[20:]
+    for passing, refused in zip(audited, denied, strict=True):
+        passing.verdict = Verdict.AUDIT
+        log.write(passing)
+        log.write(refused)
+    log.close()
+    found = [record.decode(line) for line in path.read_bytes().splitlines()]
+    assert sum(one is not None and one.verdict == "DROPPED" for one in found) == 20
+    assert sum(one is not None and one.verdict == "AUDIT" for one in found) == 20 - log.left_out
+    assert 5 <= 20 - log.left_out < 20
+
+
+def test_the_next_audited_record_says_how_many_were_left_out(path: Path, denies: Denies) -> None:
+    log = AuditLog(path, audited_per_second=1)
+    for passing in denies(4):
+        passing.verdict = Verdict.AUDIT
+        log.write(passing)
+    time.sleep(1.1)
+    passing.verdict = Verdict.AUDIT
+    log.write(passing)
+    log.close()
+    found = [record.decode(line) for line in path.read_bytes().splitlines()]
+    assert [one.left_out for one in found if one is not None] == [msgspec.UNSET, 3]
 
 
 def test_the_node_is_the_host_unless_told(path: Path, packet_deny: Flow) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limit: how many queries a client may ask in a second, so that one workload cannot keep the proxy from others.
+"""Rate limit: how much of something a client may have in a second, so that one workload cannot take it from others.
 
 A bucket for each client that holds one second's worth. May not read a clock. Failure verdict: refuse; a client that is
-not known yet has a full bucket, and the buckets of those that asked nothing for a second are forgotten.
+not known yet has a full bucket, and the buckets of those that wanted nothing for a second are forgotten.
 """
 
 

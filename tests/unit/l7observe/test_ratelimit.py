@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client that asks too much is refused for a moment, and nobody else is."""
 
-from l7dns.ratelimit import RateLimit
+from l7observe.ratelimit import RateLimit
 
 
 def test_a_bucket_holds_one_second_and_fills_again() -> None:
