@@ -20,7 +20,6 @@ from l7dns.histogram import Histogram
 from l7dns.learner import Learner
 from l7dns.listener import TcpSession, UdpListener
 from l7dns.namecache import Fact
-from l7observe.ratelimit import RateLimit
 from l7dns.reply import Replies
 from l7dns.sockets import Address
 from l7dns.svcb import Hints
@@ -28,6 +27,7 @@ from l7dns.transaction import Answered, Learn
 from l7dns.upstream import TcpUpstream, UdpUpstream
 from l7observe.demand import Demand
 from l7observe.flow import Flow
+from l7observe.ratelimit import RateLimit
 from l7observe.tasks import Tasks
 from l7policy.enforcement import FlowPolicy
 from l7policy.verdict import Protocol, Reason
