@@ -23,6 +23,8 @@ PACKAGES = tuple(Path(path) for path in PYPROJECT["tool"]["hatch"]["build"]["tar
 OTHER_FOLDERS = {"LICENSES", "bench", "deploy", "docs", "examples", "scripts", "tests"}
 BUILT = {"dist", "build"}
 MAX_LINES = 500
+ORACLE = (ROOT / "tests/oracle/plain", ROOT / "tests/oracle/generated")
+"""A second evaluator of policies and what it is asked about: too large for a conftest."""
 CHILD = Path("bpf/l7bpf/compile_child.py")
 """The one program that may import bcc: it runs under the system's interpreter, and not as a part of l7bpf."""
 
@@ -138,9 +140,14 @@ def test_the_tests_are_no_package_and_share_only_through_conftest() -> None:
     stray = [
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("*.py")
-        if not (path.name.startswith("test_") or path.name == "conftest.py")
+        if not (path.name.startswith("test_") or path.name == "conftest.py" or path.parent in ORACLE)
     ]
     assert stray == []
+
+
+def test_the_oracle_imports_nothing_of_what_it_judges() -> None:
+    for path in (path for folder in ORACLE for path in folder.glob("*.py")):
+        assert not re.search(r"^\s*(from|import) l7", path.read_text("utf-8"), re.MULTILINE), path
 
 
 @pytest.mark.parametrize("kind", ["unit", "property"])

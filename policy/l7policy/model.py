@@ -199,6 +199,8 @@ class Tier(IntEnum):
     """Cilium's policies and NetworkPolicy. Default deny belongs to it, so what it denies no baseline can allow."""
     BASELINE = 2
     """BaselineAdminNetworkPolicy, ClusterNetworkPolicy of tier Baseline."""
+    REST = 3
+    """What the three leave open (`resolve.ALLOW_ALL`): a pass of the baseline tier comes to this."""
 
 
 LAST_PRIORITY = (1 << 22) - 1

@@ -20,7 +20,6 @@ from enum import StrEnum
 from typing import Final
 
 from l7policy.model import (
-    LAST_PRIORITY,
     CidrPeer,
     EndpointPolicy,
     EntityPeer,
@@ -107,7 +106,7 @@ def combine(
             rules = [rule for rule in rules if rule.direction != direction or rule.tier != Tier.BASELINE]
         elif enforced[direction] and not always:
             origin = Origin(ALLOW_ALL, direction.name.lower())
-            rules.append(Rule(direction, origin, tier=Tier.BASELINE, priority=LAST_PRIORITY))
+            rules.append(Rule(direction, origin, tier=Tier.REST))
     if enforced[Direction.INGRESS] and not node:
         rules.append(Rule(Direction.INGRESS, Origin(ALLOW_LOCALHOST, "ingress"), peers=(EntityPeer("host"),)))
     ports = cluster_ports or {}

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from l7policy.judgement import LAST_PORT
 from l7policy.model import (
-    LAST_PRIORITY,
     PRIORITY_STEP,
     CidrPeer,
     EntityPeer,
@@ -40,7 +39,7 @@ def describe(rule: Rule) -> str:
         words.append("for names " + (_list(peer.label.removeprefix("fqdn:") for peer in rule.dns) or "none"))
     if rule.server_names is not None and not rule.deny:
         words.append("with TLS for " + (_list(rule.server_names) or "no name"))
-    if rule.tier != Tier.NORMAL and rule.priority != LAST_PRIORITY:
+    if rule.tier in (Tier.ADMIN, Tier.BASELINE):
         words.append(f"(tier {rule.tier.name.lower()}, priority {rule.priority // PRIORITY_STEP})")
     return " ".join(words)
 

@@ -6,9 +6,10 @@ import pytest
 
 from l7policy import resolve
 from l7policy.documents import Source, load
+from l7policy.entries import entries
+from l7policy.ids import ANY_IDENTITY
 from l7policy.judgement import Judgement, PolicyVerdict, judge
 from l7policy.model import (
-    LAST_PRIORITY,
     Action,
     CidrPeer,
     EntityPeer,
@@ -33,7 +34,7 @@ IS_DB = (Requirement("k8s:app", Operator.IN, ("db",)),)
 TCP_80 = (Port(Protocol.TCP, 80, 80),)
 
 
-ALLOW_ALL = Rule(Direction.EGRESS, Origin("reserved/allow-all", "egress"), tier=Tier.BASELINE, priority=LAST_PRIORITY)
+ALLOW_ALL = Rule(Direction.EGRESS, Origin("reserved/allow-all", "egress"), tier=Tier.REST)
 
 
 def policy(
@@ -88,6 +89,15 @@ def test_the_baseline_has_its_say_only_where_nothing_denies_by_default() -> None
     assert resolve.endpoint_policy([*policies, policy("np", egress=True)], WEB).rules == (admin,)
     # In the other direction only: that is no reason to skip it here.
     assert baseline in resolve.endpoint_policy([*policies, policy("np", ingress=True)], WEB).rules
+
+
+def test_what_the_baseline_passes_is_allowed_where_nothing_denies_by_default() -> None:
+    passing = msgspec.structs.replace(rule("base"), tier=Tier.BASELINE, action=Action.PASS)
+    resolved = resolve.endpoint_policy([policy("base", passing)], WEB)
+    judged = judge(resolved, Direction.EGRESS, frozenset({"reserved:world"}), Protocol.TCP, 80)
+    assert (judged.verdict, judged.origins) == (PolicyVerdict.ALLOW, (ALLOW_ALL.origin,))
+    row = max(entries(resolved, ANY_IDENTITY, None), key=lambda entry: entry.prefix_bits)
+    assert row.verdict == PolicyVerdict.ALLOW
 
 
 @pytest.mark.parametrize(

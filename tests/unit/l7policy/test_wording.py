@@ -2,7 +2,6 @@
 import pytest
 
 from l7policy.model import (
-    LAST_PRIORITY,
     Action,
     CidrPeer,
     EntityPeer,
@@ -81,7 +80,7 @@ LABELS = LabelPeer(
             Rule(EGRESS, HERE, action=Action.PASS, tier=Tier.ADMIN, priority=5003),
             "pass everything to anyone (tier admin, priority 5)",
         ),
-        (Rule(EGRESS, HERE, tier=Tier.BASELINE, priority=LAST_PRIORITY), "allow everything to anyone"),
+        (Rule(EGRESS, HERE, tier=Tier.REST), "allow everything to anyone"),
         (
             Rule(EGRESS, HERE, ports=(Port(Protocol.TCP, name="web"), Port(Protocol.ICMP, 8, 8))),
             "allow TCP port named web, ICMP type 8 to anyone",
