@@ -423,6 +423,12 @@ class Agent:
             uplinks = await asyncio.to_thread(workload.uplinks, taken)
         await asyncio.to_thread(self.datapath.attach_node, uplinks)
 
+    async def _restore_routes(self) -> None:
+        try:
+            await asyncio.to_thread(self.datapath.restore_routes)
+        except DatapathError as error:
+            _log.error("flows that need a proxy are dropped: %s", error)
+
     async def _sweep_flows(self) -> None:
         while True:
             await asyncio.to_thread(self.kernel.sweep_flows)
@@ -434,6 +440,8 @@ class Agent:
             await asyncio.sleep(LOOK_SECONDS)
             addresses = await asyncio.to_thread(workload.node_addresses)
             async with self._change:
+                if not look % LOOKS_PER_INSPECTION:
+                    await self._restore_routes()
                 moved = await self._locate_all(glance=bool(look % LOOKS_PER_INSPECTION))
                 if not moved and not behind and addresses == self._node_addresses:
                     continue

@@ -122,6 +122,10 @@ class Datapath:
                 raise DatapathError(f"uplink {name}: no such interface (config key uplinks)") from error
         self.uplinks = uplinks
 
+    def restore_routes(self) -> None:
+        """Puts back what a network manager took away of the way to the proxies. Raises DatapathError."""
+        routing.add(statefile.load(self._saved_settings, dict[str, str]))
+
     def attach_endpoint(self, endpoint: Endpoint) -> None:
         """Judges the workload's packets from now on. Raises DatapathError."""
         assert endpoint.attachment is not None  # noqa: S101 - a bug, not an input

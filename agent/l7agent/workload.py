@@ -99,16 +99,22 @@ def inspect(netns: str, interface: str = "") -> Attachment:
     own = [address for address, index in _own(addresses).items() if index == link["index"]]
     if not own:
         raise WorkloadError(f"network namespace {netns!r} has no address on {name}", missing=True)
+    outer = peer.get_attr("IFLA_IFNAME")
+    if (master := outside.get(peer.get_attr("IFLA_MASTER"))) is not None:
+        # Neighbours on a bridge reach each other by what they claim in ARP, and the uplink without the node's routes,
+        # on which the way to the proxies depends.
+        raise WorkloadError(
+            f"{outer} is a port of {master.get_attr('IFLA_IFNAME')}, where frames go around the proxies; route to the "
+            f"workload instead: ip link set {outer} nomaster; ip route add {min(own)} dev {outer}"
+        )
     # Only the node's routes say whose an address is: inside its namespace a workload may call itself what it likes.
-    ways = {peer["index"], peer.get_attr("IFLA_MASTER")} - {None}
-    theirs = tuple(sorted(address for address in own if routed[address] in ways))
+    theirs = tuple(sorted(address for address in own if routed[address] == peer["index"]))
     if not theirs:
-        outer = peer.get_attr("IFLA_IFNAME")
         raise WorkloadError(
             f"this node does not route {', '.join(sorted(own))} to {outer}; try: ip route add {min(own)} dev {outer}",
             missing=True,
         )
-    return Attachment(peer.get_attr("IFLA_IFNAME"), peer["index"], theirs, namespace)
+    return Attachment(outer, peer["index"], theirs, namespace)
 
 
 def _own(addresses: list[Any]) -> dict[str, int]:

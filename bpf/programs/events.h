@@ -53,7 +53,8 @@ static __always_inline void emit(const struct packet *p, const struct judgement 
 	e->source = p->flow.source;
 	e->destination = p->flow.destination;
 	e->source_port = p->flow.source_port;
-	e->destination_port = p->port;
+	/* A packet against the flow's direction is not asked for its port unless it is judged. */
+	e->destination_port = p->flags & PACKET_REVERSE ? policy_port(&p->flow) : p->port;
 	e->protocol = p->flow.protocol;
 	e->family = p->flow.family;
 	e->direction = j->direction;

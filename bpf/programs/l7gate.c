@@ -128,6 +128,10 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = REASON_INVALID_SOURCE_IP;
 		goto done;
 	}
+	if (is_host_internal(p->flow.family, &p->flow.destination)) {
+		reason = REASON_GROUP_ADDRESS;
+		goto done;
+	}
 	if (is_group(p->flow.family, &p->flow.destination))
 		p->opaque = REASON_GROUP_ADDRESS;
 	reason = judge_packet(skb, p, quoted, &j, FROM_ENDPOINT);
@@ -204,21 +208,30 @@ done:
 	return finish(skb, p, &j, reason);
 }
 
-/* TC egress of an uplink: only to learn which replies belong to a proxy. */
+/*
+ * TC egress of an uplink: to learn which replies belong to a proxy, and to stop what should have gone to
+ * one. That comes here when somebody took away the rule that leads marked packets to the proxies, as
+ * network managers do with rules which are not theirs.
+ */
 int to_uplink(struct __sk_buff *skb)
 {
 	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_TO_UPLINK};
+	u32 mark = skb->mark & MARK_MASK;
 	u8 reason;
 
-	if ((skb->mark & MARK_MASK) != MARK_TO_SERVER || skb->ingress_ifindex)
+	if (mark != MARK_TO_PROXY && (mark != MARK_TO_SERVER || skb->ingress_ifindex))
 		return TC_ACT_UNSPEC;
 	if (!p)
 		return TC_ACT_SHOT;
 	quoted = p + 1;
 	reason = parse(skb, p, quoted);
-	if (!reason)
+	if (mark == MARK_TO_PROXY) {
+		j.endpoint_id = endpoint_of(p->flow.family, &p->flow.source);
+		reason = REASON_PROXY_UNAVAILABLE;
+	} else if (!reason) {
 		reason = remember_upstream(p, skb->len);
+	}
 	if (!reason)
 		return TC_ACT_UNSPEC;
 	report(p, &j, reason, skb->len);

@@ -286,18 +286,28 @@ static __always_inline int is_link_multicast(const struct address *a)
 	return (a->word[0] & bpf_htonl(0xff0f0000)) == bpf_htonl(0xff020000);
 }
 
-/* Not one host's address: a group, all of a link, none, or the sender's own loopback. What the node
- * makes of those depends on its settings: it may deliver them to its own sockets. */
+/* Not one host's address: a group, all of a link, or none. What the node makes of those depends on its
+ * settings: it may deliver them to its own sockets. */
 static __always_inline int is_group(u8 family, const struct address *a)
 {
 	u32 first = bpf_ntohl(a->word[3]) >> 24;
 
 	if (family == 4)
-		return first >= 224 || first == 127 || first == 0;
-	if ((bpf_ntohl(a->word[0]) >> 24) == 0xff)
-		return 1;
-	/* The unspecified one, loopback, and all of IPv4 written as IPv6. */
-	return !a->half[0] && (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
+		return first >= 224 || first == 0;
+	/* Beside the unspecified one also IPv4 written as IPv6, in the way of old. */
+	return (bpf_ntohl(a->word[0]) >> 24) == 0xff || (!a->half[0] && !a->word[2]);
+}
+
+/* An address that no packet on a wire has (RFC 1122, 3.2.1.3; RFC 4291, 2.5): the sender's own loopback,
+ * or IPv4 written as IPv6. With route_localnet, which kube-proxy sets, the node would take the first for
+ * its own loopback, where services listen that trust whoever reaches them. */
+static __always_inline int is_host_internal(u8 family, const struct address *a)
+{
+	if (family == 4)
+		return bpf_ntohl(a->word[3]) >> 24 == 127;
+	if (a->half[0])
+		return 0;
+	return a->word[2] == bpf_htonl(0xffff) || (!a->word[2] && a->word[3] == bpf_htonl(1));
 }
 
 static __always_inline int is_unspecified(const struct address *a)

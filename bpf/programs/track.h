@@ -47,6 +47,22 @@ static __always_inline u8 forget(const struct packet *p, const struct conntrack_
 	return p->flags & PACKET_REVERSE ? reason : 0;
 }
 
+/*
+ * Whether a packet that the node forwards to a workload has another workload's source address, and did not
+ * come by that one's interface: where nothing is attached, nobody else looks at whose a source is.
+ */
+static __always_inline int came_another_way(const struct __sk_buff *skb, u8 family,
+					    const struct address *source)
+{
+	u32 id = endpoint_of(family, source);
+	struct endpoint *e;
+
+	if (!id)
+		return 0;
+	e = endpoints.lookup(&id);
+	return !e || e->ifindex != skb->ingress_ifindex;
+}
+
 /* Takes over what user space wants of every packet. */
 static __always_inline void heed_config(struct judgement *j, u64 now)
 {
@@ -82,6 +98,9 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 
 	/* A SYN starts over, whatever was there; on its way out it finds what it made on its way in. */
 	e = conntrack_find(p, where == TO_ENDPOINT, now);
+	if (where == TO_ENDPOINT && !from_node && (!e || e->flags & CONNTRACK_LOCAL) &&
+	    came_another_way(skb, p->flow.family, &peer))
+		return REASON_INVALID_SOURCE_IP;
 	if (e) {
 		if (where == FROM_UPLINK && e->flags & CONNTRACK_LOCAL)
 			return REASON_INVALID_SOURCE_IP;

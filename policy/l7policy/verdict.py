@@ -66,7 +66,7 @@ class Reason(IntEnum):
     CONNTRACK_FULL = (155, "Connection table could not take the flow")
     FRAGMENT = (157, "IP fragment without ports")
     POLICY_DENY = (181, "A deny rule forbids it")
-    PROXY_UNAVAILABLE = (200, "The flow needs the proxy and the proxy is not running")
+    PROXY_UNAVAILABLE = (200, "The flow needs the proxy and the proxy cannot be reached")
     REDIRECT_IMPOSSIBLE = (201, "The flow needs the proxy but began where it cannot be redirected")
     FORGED_MARK = (202, "Packet carries the proxy's mark but is not the proxy's")
     ENDPOINT_UNKNOWN = (203, "No endpoint is registered behind this interface")

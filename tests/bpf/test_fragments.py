@@ -219,8 +219,8 @@ def test_what_is_judged_by_its_content_is_not_followed(node, build, piece, kind)
     assert node.run(program, later).reason == FRAGMENT
 
 
-GROUPS = ("224.0.0.251", "239.1.2.3", "255.255.255.255", "240.0.0.1", "127.0.0.2", "0.0.0.0")
-GROUPS6 = ("ff02::fb", "ff0e::1", "::1", "::", "::ffff:192.0.2.1")
+GROUPS = ("224.0.0.251", "239.1.2.3", "255.255.255.255", "240.0.0.1", "0.0.0.0")
+GROUPS6 = ("ff02::fb", "ff0e::1", "::", "::192.0.2.1")
 
 
 @pytest.mark.parametrize("destination", GROUPS + GROUPS6)
@@ -231,4 +231,13 @@ def test_a_destination_that_is_no_single_host_is_dropped_by_that_name(node, buil
     node.enforce(web="egress")
     node.policy(70, "egress", 0)
     node.revision(2)
+    assert send(node, build.udp(web, destination, 5353, 5353)).reason == 206
+
+
+@pytest.mark.parametrize("destination", ["127.0.0.1", "127.0.0.2", "::1", "::ffff:192.0.2.1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("enforced", ["", "egress audit"])
+def test_what_is_internal_to_a_host_is_on_no_wire_whatever_policy_says(node, build, destination, enforced):
+    """With route_localnet the node would take 127.0.0.1 for its own, whose services trust whoever reaches them."""
+    web = node.web6 if ":" in destination else node.web
+    node.enforce(web=enforced)
     assert send(node, build.udp(web, destination, 5353, 5353)).reason == 206

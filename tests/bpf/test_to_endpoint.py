@@ -8,6 +8,7 @@ from l7bpf.flows import CONNTRACK_FROM_NODE, CONNTRACK_LOCAL, ConntrackKey
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 TO_CLIENT, TO_SERVER = 0xA00, 0xB00
 NO_RULE, UNKNOWN_L3, MALFORMED, UNKNOWN_L4, FRAGMENT = 133, 139, 134, 142, 157
+INVALID_SOURCE = 132
 REDIRECT_IMPOSSIBLE, FORGED_MARK, ENDPOINT_UNKNOWN = 201, 202, 203
 ELSEWHERE = 1
 """Some interface that a forwarded packet came in by."""
@@ -65,7 +66,10 @@ class TestProxy:
         node.policy(70, "egress", 0, TCP, 80, verdict="http")
         node.run("from_endpoint", build.tcp(node.web, node.server, 40000, 80))
         answer = build.tcp(node.server, node.web, 80, 40000, build.ACK)
-        assert deliver(node, answer).reason == REDIRECT_IMPOSSIBLE
+        dropped = deliver(node, answer)
+        assert dropped.reason == REDIRECT_IMPOSSIBLE
+        # The flow as it began: the event of an answer had the client's port for the server's.
+        assert (dropped.events[0].source_port, dropped.events[0].destination_port) == (40000, 80)
         assert deliver(node, answer, forwarded=False).passed  # a reset by the node's kernel has no mark
 
 
@@ -98,6 +102,24 @@ class TestFlows:
         node.policy(70, "ingress", node.SERVER_IDENTITY, TCP, 80)
         assert deliver(node, build.tcp(node.server, node.web, 40000, 80)).passed
         assert entry(node, node.server, node.web, 40000, 80) is not None
+
+    @pytest.mark.parametrize("suffix", ["", "6"])
+    def test_a_workloads_source_is_believed_only_by_the_way_of_that_workload(self, node, build, suffix):
+        """Where nothing is attached nobody has checked it, be it for a new flow or for one that is known."""
+        web, db = getattr(node, f"web{suffix}"), getattr(node, f"db{suffix}")
+        node.enforce(web="ingress")
+        node.policy(70, "ingress", node.DB_IDENTITY, TCP, 80)
+        begun = build.tcp(db, web, 40000, 80)
+        assert deliver(node, begun).reason == INVALID_SOURCE
+        assert node.run("from_endpoint", begun, ifindex=node.db_ifindex).passed
+        assert deliver(node, begun).reason == INVALID_SOURCE
+        assert node.run("to_endpoint", begun, ingress_ifindex=node.db_ifindex).passed
+
+    def test_an_answer_of_another_workload_too_comes_by_its_own_way(self, node, build):
+        assert node.run("from_endpoint", build.tcp(node.web, node.db, 40000, 80)).passed
+        answer = build.tcp(node.db, node.web, 80, 40000, build.SYN_ACK)
+        assert deliver(node, answer).reason == INVALID_SOURCE
+        assert node.run("to_endpoint", answer, ingress_ifindex=node.db_ifindex).passed
 
     def test_without_policy_it_passes_and_is_remembered(self, node, build):
         assert deliver(node, build.udp(node.stranger6, node.web6, 40000, 80)).passed

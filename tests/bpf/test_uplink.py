@@ -8,6 +8,7 @@ from l7bpf.flows import ConntrackKey
 TCP, UDP = 6, 17
 TO_PROXY, TO_SERVER = 0x200, 0xB00
 INVALID_SOURCE, NO_RULE, MALFORMED, FRAGMENT = 132, 133, 134, 157
+PROXY_UNAVAILABLE = 200
 
 
 def arrive(node, packet, **options):
@@ -144,6 +145,14 @@ class TestLeaving:
         leave(node, build.udp(node.web, node.server, 40000, 53), mark=TO_SERVER)
         row = entry(node, node.web, node.server, 40000, 53, UDP)
         assert (row.proxy, row.upstream) == (2, 1)
+
+    @pytest.mark.parametrize("suffix", ["", "6"])
+    @pytest.mark.parametrize("forwarded", [0, 1])
+    def test_what_should_have_gone_to_a_proxy_leaves_by_no_uplink(self, node, build, suffix, forwarded):
+        """It is here because the rule that leads there is gone."""
+        question = build.udp(getattr(node, f"web{suffix}"), getattr(node, f"server{suffix}"), 4000, 53)
+        result = leave(node, question, mark=TO_PROXY, ingress_ifindex=forwarded and node.web_ifindex)
+        assert (result.reason, result.events[0].endpoint_id) == (PROXY_UNAVAILABLE, node.WEB)
 
     @pytest.mark.parametrize(
         ("options", "flags"),
