@@ -6,7 +6,7 @@ For people, for programs, and as SARIF for code hosts. Needs no daemon. What is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -20,6 +20,8 @@ from l7policy.errors import PolicyError, PolicyErrors
 from l7policy.findings import Finding
 from l7policy.lint import lint
 from l7policy.policydoc import Policy
+
+_LINTED_REFUSED: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ def check(
         policies = documents.load(read.sources, given)
     except PolicyErrors as error:
         problems.extend(error.errors)
-    checked = Checked(read, policies, problems, lint(read.sources, policies, cluster))
+    # Warnings help with a refused file, too, but are not worth reading a huge one once more.
+    linted = [source for source in read.sources if not problems or len(source.text) <= _LINTED_REFUSED]
+    checked = Checked(read, policies, problems, lint(linted, policies, cluster))
     if output == "json":
         value(_json(checked), "json")
     elif output == "sarif":

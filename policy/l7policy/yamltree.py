@@ -37,7 +37,7 @@ from l7policy import schemapath
 from l7policy.errors import PolicyError, PolicyErrors
 
 MAX_CHARACTERS: Final = 8 << 20
-MAX_NODES: Final = 250_000
+MAX_NODES: Final = 200_000
 """Of one text, an aliased node counted once per use."""
 MAX_DEPTH: Final = 64
 
