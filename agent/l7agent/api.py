@@ -213,7 +213,7 @@ class Api:
         return reply(views.difference(*self._agent.compare(sources)))
 
     async def fqdn_cache(self, _: Request) -> Response:
-        return reply(fqdn_views.cache(self._agent.endpoints, await self._dns("cache")))
+        return reply(fqdn_views.cache(self._agent.endpoints, self._policy_users(), await self._dns("cache")))
 
     async def fqdn_clean(self, request: Request) -> Response:
         wanted = await body(request, CleanRequest)
@@ -234,10 +234,14 @@ class Api:
             raise Problem(400, str(error)) from error
         agent = self._agent
         policies = agent.compiled.endpoint_policies if agent.compiled else {}
-        names: dict[int, list[str]] = {}
-        for endpoint in agent.endpoints:
-            names.setdefault(agent.kernel.policy_of(endpoint.id), []).append(endpoint.declared.name)
-        return reply(fqdn_views.explain(name, agent.endpoints, policies, names, await self._dns("cache")))
+        rows = await self._dns("cache")
+        return reply(fqdn_views.explain(name, agent.endpoints, policies, self._policy_users(), rows))
+
+    def _policy_users(self) -> fqdn_views.Users:
+        users: dict[int, list[str]] = {}
+        for endpoint in self._agent.endpoints:
+            users.setdefault(self._agent.kernel.policy_of(endpoint.id), []).append(endpoint.declared.name)
+        return users
 
     async def fqdn_status(self, _: Request) -> Response:
         return reply(await self._dns("status"))

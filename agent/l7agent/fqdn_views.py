@@ -13,11 +13,18 @@ from l7policy.verdict import Direction, Protocol, ProxyKind
 
 View = dict[str, Any]
 Policies = Mapping[ids.EndpointId, EndpointPolicy]
+Users = Mapping[int, list[str]]
+"""The names of each policy id's endpoints."""
 
 
 def _name(endpoints: Endpoints, number: int) -> str:
     endpoint = endpoints.get(ids.EndpointId(number))
     return endpoint.declared.name if endpoint is not None else ""
+
+
+def _open_for(users: Users, row: View) -> list[str]:
+    """The workloads for which the address counts as the name."""
+    return sorted({one for number in row["policies"] for one in users.get(number, ())})
 
 
 def _resolver(row: View) -> str:
@@ -26,7 +33,7 @@ def _resolver(row: View) -> str:
     return f"[{row['server']}]:{row['port']}" if ":" in row["server"] else f"{row['server']}:{row['port']}"
 
 
-def cache(endpoints: Endpoints, rows: list[View]) -> list[View]:
+def cache(endpoints: Endpoints, users: Users, rows: list[View]) -> list[View]:
     """What is learnt, a row for each workload that asked."""
     return [
         {
@@ -39,6 +46,7 @@ def cache(endpoints: Endpoints, rows: list[View]) -> list[View]:
             "identity": row["identity"],
             "selectors": row["selectors"],
             "resolver": _resolver(row),
+            "open_for": _open_for(users, row),
         }
         for row in rows
         for number in row["endpoints"]
@@ -62,13 +70,8 @@ def names(selectors: Iterable[FqdnPeer], rows: list[View]) -> list[View]:
     ]
 
 
-def explain(
-    name: str, endpoints: Endpoints, policies: Policies, users: Mapping[int, list[str]], rows: list[View]
-) -> View:
-    """Which patterns match a canonical name and which do not, for whom; and where it leads at present.
-
-    `users` are the names of each policy id's endpoints.
-    """
+def explain(name: str, endpoints: Endpoints, policies: Policies, users: Users, rows: list[View]) -> View:
+    """Which patterns match a canonical name and which do not, for whom; and where it leads at present."""
     patterns: dict[tuple[str, str], View] = {}
     for number, policy in policies.items():
         for rule in policy.rules:
@@ -99,7 +102,7 @@ def explain(
                 "resolver": _resolver(row),
                 "identity": row["identity"],
                 "asked_by": sorted(_name(endpoints, number) for number in row["endpoints"]),
-                "open_for": sorted({one for number in row["policies"] for one in users.get(number, ())}),
+                "open_for": _open_for(users, row),
             }
             for row in rows
             if row["name"] == name.rstrip(".")

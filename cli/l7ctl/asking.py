@@ -6,12 +6,16 @@ the answer is *denied*.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import click
 
+from l7agent import secretfiles
 from l7ctl import policyfiles
 from l7ctl.errors import ExitCode, Failure
 from l7ctl.session import Session
@@ -20,11 +24,24 @@ from l7policy import cluster, documents, question
 from l7policy.cluster import Cluster, Endpoint
 from l7policy.errors import PolicyError, PolicyErrors
 from l7policy.hop import Setting
-from l7policy.model import NamedPort
+from l7policy.http import secrets_of
+from l7policy.labelfilter import identity_labels
+from l7policy.model import Labels, NamedPort, Secret
 from l7policy.policydoc import Policy, Source
 from l7policy.question import QuestionError, Side
 from l7policy.resolve import Mode
 from l7policy.verdict import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """An address that the daemon knows by a name."""
+
+    name: str
+    address: str
+    """As a prefix."""
+    open_for: frozenset[str]
+    """Names of the workloads for which it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +50,81 @@ class Known:
 
     policies: tuple[Policy, ...]
     cluster: Cluster
-    learnt: tuple[tuple[str, str], ...] = ()
-    """Name and address, as the daemon has learnt them."""
+    learnt: tuple[Learnt, ...] = ()
+    """What the daemon has learnt."""
     mode: Mode = Mode.DEFAULT
     """Whom the daemon enforces policy for."""
     audit: bool = False
     """Whether the daemon audits whoever says nothing of it."""
+    label_rules: tuple[str, ...] = ()
+    """Which labels count, beside Cilium's own rules."""
+    pin_names: bool = False
+    secrets: Mapping[Secret, str] = field(default_factory=dict)
 
     @property
     def setting(self) -> Setting:
         """What besides the policies decides."""
-        return Setting(self.mode, self.audit, self.cluster.ports)
+        ports: dict[Labels, tuple[NamedPort, ...]] = {}
+        for labels, named in self.cluster.ports.items():
+            counting = identity_labels(labels, self.label_rules)
+            ports[counting] = tuple(dict.fromkeys((*ports.get(counting, ()), *named)))
+        return Setting(self.mode, self.audit, ports, self.pin_names, self.secrets.get, self._heeds)
 
     def side(self, text: str) -> Side:
         """One end of a question. Raises QuestionError."""
         found = question.side(text, self.cluster)
-        address = found.prefix.partition("/")[0]
-        names = tuple(dict.fromkeys(name for name, known in self.learnt if known == address))
-        return replace(found, names=(*found.names, *names)) if found.prefix and names else found
+        counting = identity_labels(found.labels, self.label_rules)
+        if ignored := found.labels - counting:
+            click.echo(f"l7ctl: {printable(text)}: no policy sees {printable(', '.join(sorted(ignored)))}", err=True)
+        names = tuple(dict.fromkeys(one.name for one in self.learnt if one.address == found.prefix))
+        return replace(found, labels=counting, names=(*found.names, *names))
+
+    def _heeds(self, own: Labels, prefix: str, name: str) -> bool:
+        facts = [one for one in self.learnt if (one.address, one.name) == (prefix, name)]
+        here = self.cluster.endpoints.values()
+        alike = {one.name for one in here if _told(identity_labels(one.labels, self.label_rules)) == _told(own)}
+        # Of labels that no workload here has nothing is known: what counts for anybody counts for them.
+        return not facts or not alike or any(alike & one.open_for for one in facts)
+
+
+def _told(labels: Labels) -> Labels:
+    """Without those that a question adds by itself: of the namespace and the cluster."""
+    return frozenset(label for label in labels if not label.startswith("k8s:io.cilium.k8s."))
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What besides the policies decides, where no daemon says it."""
+
+    mode: Mode | None = None
+    audit: bool = False
+    secrets: Path | None = None
+
+
+Command = Callable[..., None]
+
+
+def assumptions(command: Command) -> Command:
+    """The options that make an `Assumed`, the command's parameter `assumed`."""
+
+    @click.option(
+        "--enforcement",
+        type=click.Choice([mode.value for mode in Mode]),
+        help="With files: the daemon's mode.  [default: default]",
+    )
+    @click.option("--audit", "audit", is_flag=True, help="With files: as if policy_audit_mode were on.")
+    @click.option(
+        "--secrets",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="With files: contents of secrets that rules refer to, as NAMESPACE/NAME.",
+    )
+    @functools.wraps(command)
+    def with_assumptions(*, enforcement: str | None, audit: bool, secrets: Path | None, **others: Any) -> None:
+        mode = None if enforcement is None else Mode(enforcement)
+        command(assumed=Assumed(mode, audit, secrets), **others)
+
+    return with_assumptions
 
 
 @contextlib.contextmanager
@@ -102,24 +176,48 @@ def read_cluster(given: Sequence[Source]) -> Cluster:
     return found
 
 
-def known(session: Session, files: Sequence[str], clusters: Sequence[str]) -> Known:
+def known(session: Session, files: Sequence[str], clusters: Sequence[str], assumed: Assumed) -> Known:
     """Policies and cluster from files; what is not given, from the daemon. Raises PolicyErrors."""
     given = sources(clusters)
     offline = read_cluster(given)
     if files:
-        return Known(documents.load(sources(files), given), offline)
+        policies = documents.load(sources(files), given)
+        return offline_known(policies, offline, assumed)
+    if assumed != Assumed():
+        raise click.UsageError("--enforcement, --audit and --secrets go with files: the daemon has its own")
     answer = session.client.get("/rules/sources")
     policies = documents.load([Source(one["path"], one["text"]) for one in answer["sources"]], given)
     status = session.client.get("/status")
     endpoints = {one["name"]: _endpoint(one) for one in session.client.get("/endpoints")}
-    learnt = tuple((str(one["name"]), str(one["address"])) for one in session.client.get("/fqdn/cache"))
+    learnt = tuple(
+        Learnt(one["name"], str(ipaddress.ip_network(one["address"])), frozenset(one["open_for"]))
+        for one in session.client.get("/fqdn/cache")
+    )
     return Known(
         policies,
         replace(offline, endpoints={**offline.endpoints, **endpoints}),
         learnt,
         Mode(status["enforcement"]),
         status["policy_audit_mode"],
+        tuple(status["label_rules"]),
+        status["pin_names"],
+        read_secrets(policies, Path(status["secrets"])),
     )
+
+
+def offline_known(policies: tuple[Policy, ...], cluster: Cluster, assumed: Assumed) -> Known:
+    """What is known without a daemon."""
+    secrets = {} if assumed.secrets is None else read_secrets(policies, assumed.secrets)
+    return Known(policies, cluster, (), assumed.mode or Mode.DEFAULT, assumed.audit, secrets=secrets)
+
+
+def read_secrets(policies: Sequence[Policy], folder: Path) -> dict[Secret, str]:
+    """Contents of the secrets that the policies refer to. Those that cannot be read are told."""
+    wanted = {secret for policy in policies for rule in policy.rules for secret in secrets_of(rule.http or ())}
+    found, problems = secretfiles.read(folder, wanted)
+    for problem in problems:
+        click.echo(f"l7ctl: {printable(problem)}; no header agrees with it here", err=True)
+    return found
 
 
 def _endpoint(one: Mapping[str, Any]) -> Endpoint:

@@ -33,6 +33,7 @@ from l7proxy import request_path
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Another header. May be repeated.")
 @click.option("--dns", metavar="NAME", help="A name that is asked for.")
 @click.option("--sni", metavar="NAME", help="The server name of a TLS handshake; '' is one without.")
+@asking.assumptions
 @output_option(("text", "json"))
 @pass_session
 @click.pass_context
@@ -49,6 +50,7 @@ def explain_(
     headers: tuple[str, ...],
     dns: str | None,
     sni: str | None,
+    assumed: asking.Assumed,
     output: str,
 ) -> None:
     """Explain why something is allowed or denied, and what would allow it.
@@ -66,7 +68,7 @@ def explain_(
     if request is None and (host or headers):
         raise click.UsageError("--host and --header belong to a request: give --http too")
     with asking.usage():
-        known = asking.known(session, files, clusters)
+        known = asking.known(session, files, clusters, assumed)
         http = None if request is None else judged(question.request(request, host, headers))
         asked = question.ask(known.side(source), known.side(destination), port, http=http, dns=dns, sni=sni)
     answer = explain(known.policies, asked, known.setting)

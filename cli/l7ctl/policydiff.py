@@ -40,6 +40,7 @@ FLOWS: Final = Columns[Difference](
 )
 @click.option("--cluster", "clusters", multiple=True, metavar="FILE|DIR", help="Ask about these pods.")
 @click.option("--exit-code", "fail", is_flag=True, help="Exit code 1 if a verdict changes.")
+@asking.assumptions
 @output_option(("table", "json", "yaml"))
 @pass_session
 @click.pass_context
@@ -50,6 +51,7 @@ def diff(
     log: Path | None,
     clusters: tuple[str, ...],
     fail: bool,
+    assumed: asking.Assumed,
     output: str,
 ) -> None:
     """Show what other policies would change; nothing is loaded.
@@ -66,14 +68,14 @@ def diff(
       l7ctl rules diff new-policies/
     """
     if len(files) == 2:
-        found = _offline(files[0], files[1], log, clusters, output)
+        found = _offline(files[0], files[1], log, clusters, assumed, output)
         if fail and found:
             context.exit(ExitCode.FAILED)
         return
     if len(files) > 2:
         raise click.UsageError("compare OLD with NEW, or one directory with what is in force")
-    if log is not None or clusters or fail:
-        raise click.UsageError("--replay, --cluster and --exit-code go with OLD and NEW")
+    if log is not None or clusters or fail or assumed != asking.Assumed():
+        raise click.UsageError("only --output goes without OLD and NEW: the daemon knows the rest")
     _with_daemon(session, files, output)
 
 
@@ -97,7 +99,9 @@ def _with_daemon(session: Session, files: Sequence[str], output: str) -> None:
         table(tables.AFFECTED, answer["endpoints"], indent=2)
 
 
-def _offline(old: str, new: str, log: Path | None, clusters: Sequence[str], output: str) -> tuple[Difference, ...]:
+def _offline(
+    old: str, new: str, log: Path | None, clusters: Sequence[str], assumed: asking.Assumed, output: str
+) -> tuple[Difference, ...]:
     with asking.usage():
         given = asking.sources(clusters)
         before, after = (documents.load(asking.sources([name]), given) for name in (old, new))
@@ -111,7 +115,7 @@ def _offline(old: str, new: str, log: Path | None, clusters: Sequence[str], outp
         click.echo(
             f"l7ctl: only the first {probes.LIMIT} flows are compared; --cluster or --replay names fewer", err=True
         )
-    setting = asking.Known(before, cluster).setting
+    setting = asking.offline_known((*before, *after), cluster, assumed).setting
     found = differences(before, after, questions[: probes.LIMIT] if log is None else questions, setting)
     policies = compare(before, after)
     listed: dict[str, Any] = {

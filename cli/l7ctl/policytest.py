@@ -39,6 +39,7 @@ COLUMNS: Final = Columns[Outcome](
     "--cluster", "clusters", multiple=True, metavar="FILE|DIR", help="Pods, nodes…, instead of the cases' own."
 )
 @click.option("--junit", "report", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML, too.")
+@asking.assumptions
 @output_option(("text", "json"))
 @pass_session
 @click.pass_context
@@ -49,6 +50,7 @@ def test(
     policies: tuple[str, ...],
     clusters: tuple[str, ...],
     report: Path | None,
+    assumed: asking.Assumed,
     output: str,
 ) -> None:
     """Test policies against what is expected of them, without a daemon.
@@ -63,7 +65,7 @@ def test(
     """
     with asking.usage():
         found = [cases.load(source) for source in asking.sources(files)]
-        suites = [(one.path, _run(session, one, policies, clusters)) for one in found]
+        suites = [(one.path, _run(session, one, policies, clusters, assumed)) for one in found]
     if report is not None:
         try:
             report.write_bytes(junit.document(suites))
@@ -78,13 +80,16 @@ def test(
         context.exit(ExitCode.FAILED)
 
 
-def _run(session: Session, found: CaseFile, policies: Sequence[str], clusters: Sequence[str]) -> Sequence[Outcome]:
+def _run(
+    session: Session, found: CaseFile, policies: Sequence[str], clusters: Sequence[str], assumed: asking.Assumed
+) -> Sequence[Outcome]:
     """Raises PolicyErrors."""
     folder = Path() if found.path == STDIN else Path(found.path).parent
     known = asking.known(
         session,
         policies or [str(folder / name) for name in found.policies],
         clusters or [str(folder / name) for name in found.cluster],
+        assumed,
     )
     try:
         return cases.run(found.cases, known.policies, known.side, judged, known.setting)

@@ -95,6 +95,7 @@ FQDN_CACHE: Final = Columns(
     key("identity", "Identity of the address", justify="right"),
     key("selectors", "toFQDNs selectors that match the name, of policies that may ask the resolver"),
     key("resolver", "Name server that said so"),
+    key("open_for", "Workloads that may reach it for this", default=False),
 )
 
 FQDN_NAMES: Final = Columns(

@@ -86,6 +86,7 @@ class Scenario:
             ("requests: method, path, header", lambda: together(self.requests())),
             ("reload in mid-traffic", self.reload),
             ("kill -9 of the agent while traffic runs", self.crash),
+            ("audit mode of one workload", self.audit_mode),
             ("audit log", self.audit),
         )
         for title, act in acts:
@@ -219,6 +220,23 @@ class Scenario:
             yield Check("its connection", "1 connection", connections(http.outcomes()))
             yield Check("DNS from before the crash until now", "NOERROR", phases(dns.outcomes()))
 
+    def audit_mode(self) -> Iterator[Check]:
+        """What policy would deny passes and is recorded, for as long as the operator is trying it."""
+        gate, frontend = self.gate, self.frontend
+        gate.must("endpoint", "config", frontend.name, "PolicyAuditMode=Enabled")
+        try:
+            yield from together(
+                (
+                    Probe("audited: an address no name led to", "connected", lambda: reach(frontend, UNNAMED, 80)),
+                    Probe("audited: GET /admin", "200", lambda: get(frontend, f"{API}/admin", API_V4)),
+                    self._record("a packet that passed", "POLICY_DENIED", frontend.name, verdict="AUDIT"),
+                    self._record("a request that passed", "HTTP_DENIED", frontend.name, verdict="AUDIT"),
+                )
+            )
+        finally:
+            gate.must("endpoint", "config", frontend.name, "PolicyAuditMode=Default")
+        yield Probe("no more audited: GET /admin", "403", lambda: get(frontend, f"{API}/admin", API_V4)).check()
+
     def audit(self) -> Iterator[Check]:
         """Every kind of deny so far has left its record."""
         wanted = (
@@ -233,11 +251,12 @@ class Scenario:
         )
         yield from together([self._record(*one) for one in wanted])
 
-    def _record(self, what: str, reason: str, endpoint: str) -> Probe:
-        expected = f"{reason} of {endpoint}"
+    def _record(self, what: str, reason: str, endpoint: str, verdict: str = "DROPPED") -> Probe:
+        expected = f"{reason} of {endpoint}" if verdict == "DROPPED" else f"{verdict} {reason} of {endpoint}"
 
         def of_this(record: Json) -> bool:
-            return bool(record["reason"] == reason and record["endpoint"]["name"] == endpoint)
+            told = record["reason"], record["endpoint"]["name"], record["verdict"]
+            return told == (reason, endpoint, verdict)
 
         def found() -> str:
             try:

@@ -7,14 +7,16 @@ The egress policy of the source, if that is a workload, then the ingress policy 
 May not explain. Its failure verdict is the engine's: deny.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from l7policy.http import http_rules
+from l7policy.headers import Secrets, no_secrets
+from l7policy.http import HttpRules, http_rules, secrets_of
 from l7policy.judgement import Judgement, PolicyVerdict, judge
-from l7policy.model import EndpointPolicy, Labels, NamedPort
+from l7policy.model import EndpointPolicy, HttpRule, Labels, NamedPort
 from l7policy.names import name_set
+from l7policy.pinning import agrees, pins
 from l7policy.policydoc import Policy
 from l7policy.question import Question, Side
 from l7policy.resolve import Mode, cidrs, endpoint_policy, selectors
@@ -27,15 +29,6 @@ Response = int | str | None
 
 
 _UNREADABLE: Final = frozenset({Reason.HTTP_MALFORMED, Reason.DNS_MALFORMED})
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """A policy, and the other end as it sees it."""
-
-    direction: Direction
-    policy: EndpointPolicy
-    remote: Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +60,41 @@ class Setting:
     """Of ends that say nothing of it themselves."""
     ports: Mapping[Labels, Collection[NamedPort]] = field(default_factory=dict)
     """Named ports of every workload that is known."""
+    pin_names: bool = False
+    """Whether Host must be a name by which the destination was allowed."""
+    secrets: Secrets = no_secrets
+    """What headers are compared with, where rules say so."""
+    heeds: Callable[[Labels, str, str], bool] = lambda own, prefix, name: True  # noqa: ARG005
+    """Whether it counts for a workload with labels `own` that the address was learnt under the name (ADR 5)."""
 
 
 DEFAULT: Final = Setting()
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A policy, and the other end as it sees it."""
+
+    direction: Direction
+    policy: EndpointPolicy
+    remote: Labels
+    setting: Setting = DEFAULT
+
+
 def hops(policies: Sequence[Policy], question: Question, setting: Setting = DEFAULT) -> tuple[Hop, ...]:
     """The policies that have a say: those of workloads, and of nodes where policies select those."""
     known, names = cidrs(policies), selectors(policies)
-    source = question.source.identity(known, names)
-    destination = question.destination.identity(known, names)
-    return tuple(
-        Hop(direction, _policy(policies, end, own, setting), remote)
-        for direction, end, own, remote in (
-            (Direction.EGRESS, question.source, source, destination),
-            (Direction.INGRESS, question.destination, destination, source),
-        )
-        if is_workload(own) or HOST_LABEL in own
-    )
+    found: list[Hop] = []
+    for direction, end, other in (
+        (Direction.EGRESS, question.source, question.destination),
+        (Direction.INGRESS, question.destination, question.source),
+    ):
+        own = end.identity(known, names)
+        if is_workload(own) or HOST_LABEL in own:
+            counting = tuple(name for name in other.names if setting.heeds(own, other.prefix, name))
+            remote = replace(other, names=counting).identity(known, names)
+            found.append(Hop(direction, _policy(policies, end, own, setting), remote, setting))
+    return tuple(found)
 
 
 def _policy(policies: Sequence[Policy], end: Side, labels: Labels, setting: Setting) -> EndpointPolicy:
@@ -104,7 +114,7 @@ def answer(hop: Hop, question: Question, protocol: Protocol) -> Answer:
     if judgement.verdict == PolicyVerdict.DENY:
         return Answer(judgement, False, judgement.reason)
     if judgement.proxy == ProxyKind.HTTP:
-        return _http(judgement, question)
+        return _http(hop, judgement, question, protocol)
     if judgement.proxy == ProxyKind.DNS:
         return _dns(judgement, question)
     if judgement.proxy == ProxyKind.TLS:
@@ -112,7 +122,7 @@ def answer(hop: Hop, question: Question, protocol: Protocol) -> Answer:
     return Answer(judgement, True, Reason.NONE)
 
 
-def _http(judgement: Judgement, question: Question) -> Answer:
+def _http(hop: Hop, judgement: Judgement, question: Question, protocol: Protocol) -> Answer:
     if question.dns is not None or question.sni is not None:
         # A TLS ClientHello, or a DNS message with its length, is no HTTP: the proxy closes the connection.
         return Answer(judgement, False, Reason.HTTP_MALFORMED)
@@ -121,9 +131,18 @@ def _http(judgement: Judgement, question: Question) -> Answer:
         return Answer(judgement, True, Reason.NONE)
     if request.malformed:
         return Answer(judgement, False, Reason.HTTP_MALFORMED, 400)
-    if judgement.http is None or http_rules(judgement.http).match(*request.fields):
+    if hop.setting.pin_names:
+        pinned = pins(hop.policy, judgement, hop.direction, hop.remote, protocol, question.port)
+        if pinned is not None and not agrees(pinned, request.host.encode()):
+            return Answer(judgement, False, Reason.HOST_MISMATCH, 403)
+    if judgement.http is None or requests(judgement.http, hop.setting).match(*request.fields):
         return Answer(judgement, True, Reason.NONE)
     return Answer(judgement, False, Reason.HTTP_DENIED, 403)
+
+
+def requests(rules: tuple[HttpRule, ...], setting: Setting) -> HttpRules:
+    """The matcher of HTTP rules, with the secrets that are known."""
+    return HttpRules(rules, setting.secrets) if secrets_of(rules) else http_rules(rules)
 
 
 def _dns(judgement: Judgement, question: Question) -> Answer:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from l7ctl import asking
-from l7ctl.asking import Known
+from l7ctl.asking import Known, Learnt
 from l7ctl.errors import ExitCode, Failure
 from l7policy.cluster import Cluster
 from l7policy.errors import PolicyError, PolicyErrors
@@ -14,7 +14,8 @@ from l7policy.question import QuestionError
 
 
 def test_an_address_has_the_names_it_was_learnt_under() -> None:
-    known = Known((), Cluster(), (("a.example", "192.0.2.1"), ("b.example", "192.0.2.2")))
+    learnt = tuple(Learnt(f"{name}.example", f"192.0.2.{n}/32", frozenset()) for n, name in ((1, "a"), (2, "b")))
+    known = Known((), Cluster(), learnt)
     assert known.side("192.0.2.1").names == ("a.example",)
     assert known.side("192.0.2.3").names == ()
     assert known.side("app=a").names == ()

@@ -175,6 +175,65 @@ def test_ports_have_the_names_that_the_daemon_knows(l7ctl: Run, agent: Any) -> N
     assert result.stdout.startswith("reserved:world -> web 8080/TCP")
 
 
+def test_a_name_counts_only_for_workloads_that_may_ask_who_said_it(l7ctl: Run, agent: Any) -> None:
+    (web,) = agent.answers["GET /v1/endpoints"]
+    labels = ["k8s:app=web", "k8s:io.kubernetes.pod.namespace=default"]
+    agent.answers["GET /v1/endpoints"] = [{**web, "identity_labels": labels}]
+    question = ("rules", "explain", "--from", "app=web", "--to", "198.51.100.7", "--port", "80/TCP")
+    assert l7ctl(*question).exit_code == 0
+    agent.answers["GET /v1/fqdn/cache"] = [
+        {**one, "open_for": ["other"]} for one in agent.answers["GET /v1/fqdn/cache"]
+    ]
+    assert l7ctl(*question).exit_code == 1
+
+
+def test_labels_that_do_not_count_select_nothing_and_are_told(l7ctl: Run, agent: Any) -> None:
+    question = ("rules", "explain", "--from", "app=web", "--to", "198.51.100.9", "--port", "81")
+    assert (l7ctl(*question).exit_code, l7ctl(*question).stderr) == (1, "")
+    agent.answers["GET /v1/status"] = {**agent.answers["GET /v1/status"], "label_rules": ["!k8s:app"]}
+    result = l7ctl(*question)
+    assert (result.exit_code, result.stderr) == (0, "l7ctl: app=web: no policy sees k8s:app=web\n")
+
+
+@pytest.mark.parametrize(("mode", "code"), [("default", 0), ("always", 1), ("never", 0)])
+def test_files_are_explained_in_any_mode(run: Run, files: tuple[str, str], mode: str, code: int) -> None:
+    question = ("rules", "explain", "-f", files[0], "--from", "app=none", "--to", "192.0.2.9", "--port", "80")
+    assert run(*question, "--enforcement", mode).exit_code == code
+
+
+def test_files_are_explained_as_if_audited(run: Run, files: tuple[str, str]) -> None:
+    question = ("rules", "explain", "-f", files[0], "--from", FROM, "--to", "192.0.2.9", "--port", "80")
+    assert run(*question).exit_code == 1
+    result = run(*question, "--audit", "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["verdict"]) == (0, "AUDIT")
+
+
+def test_a_daemon_has_modes_of_its_own(l7ctl: Run) -> None:
+    result = l7ctl("rules", "explain", "--from", "web", "--to", "192.0.2.9", "--port", "80", "--audit")
+    assert result.exit_code == 2
+    assert "--enforcement, --audit and --secrets go with files" in result.stderr
+
+
+def test_a_header_is_compared_with_the_secret_that_was_given(run: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "p.yaml"
+    policy.write_text(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a, namespace: shop}\n"
+        "spec: {endpointSelector: {}, egress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: "
+        "[{headerMatches: [{name: X-Key, secret: {namespace: shop, name: key}}]}]}}]}]}\n"
+    )
+    file = tmp_path / "secrets" / "shop" / "key"
+    file.parent.mkdir(parents=True)
+    file.write_text("opensesame\n")
+    file.chmod(0o600)
+    question = ("rules", "explain", "-f", str(policy), "--from", "app=a,io.kubernetes.pod.namespace=shop")
+    question += ("--to", "192.0.2.9", "--port", "80", "--http", "GET /", "--header", "X-Key: opensesame")
+    assert run(*question).exit_code == 1
+    assert run(*question, "--secrets", str(tmp_path / "secrets")).exit_code == 0
+    missing = run(*question, "--secrets", str(tmp_path))
+    assert missing.exit_code == 1
+    assert "shop/key: no such file or directory; no header agrees with it here" in missing.stderr
+
+
 def test_a_daemon_that_fails_is_no_deny(l7ctl: Run, run: Run, agent: Any, tmp_path: Path) -> None:
     question = ("rules", "explain", "--from", "web", "--to", "192.0.2.9", "--port", "80/TCP")
     agent.errors["GET /v1/fqdn/cache"] = (503, {"error": "the DNS process does not answer"})

@@ -43,6 +43,17 @@ def wider(good: Path) -> Path:
     return path
 
 
+def test_what_is_audited_changes_no_packet_but_the_verdict_is_told(run: Run, good: Path, wider: Path) -> None:
+    result = run("rules", "diff", str(good), str(wider), "--audit", "-o", "json")
+    changes = {(flow["before"], flow["after"]) for flow in json.loads(result.stdout)["flows"]}
+    assert ("AUDIT POLICY_DENIED", "FORWARDED") in changes
+    assert not any("DROPPED" in word for change in changes for word in change)
+    assert (
+        json.loads(run("rules", "diff", str(good), str(wider), "--enforcement", "never", "-o", "json").stdout)["flows"]
+        == []
+    )
+
+
 def test_diff_of_the_policy_directory_sends_no_files(l7ctl: Run, agent: Any) -> None:
     result = l7ctl("rules", "diff")
     assert agent.asked == [("POST /v1/rules/diff", {"sources": None})]

@@ -89,6 +89,23 @@ def test_what_cannot_be_read_is_refused_in_audit_mode_too() -> None:
     assert (reply.reason, reply.audited) == (Reason.HTTP_MALFORMED, False)
 
 
+def test_a_pinned_host_is_a_name_by_which_the_destination_was_allowed() -> None:
+    text = POLICY.replace(
+        '    - toPorts:\n        - ports: [{port: "80"',
+        '    - toFQDNs: [{matchName: a.example}]\n      toPorts:\n        - ports: [{port: "80"',
+        1,
+    )
+    policies = documents.load([Source("p.yaml", text)])
+    for host, pin_names, reason in (
+        ("b.example", False, Reason.NONE),
+        ("b.example", True, Reason.HOST_MISMATCH),
+        ("a.example:80", True, Reason.NONE),
+    ):
+        asked = ask("app=web", "fqdn:a.example", "80", http=HttpRequest("GET", "/a", host))
+        reply = answer(hops(policies, asked, Setting(pin_names=pin_names))[0], asked, Protocol.TCP)
+        assert (reply.reason, reply.response) == (reason, 403 if reason else None)
+
+
 def test_every_mode_is_the_engines() -> None:
     asked = ask("app=other", "app=db", "80")
     assert passes(hops(POLICIES, asked)[0], asked)
