@@ -59,7 +59,7 @@ class World:
     def endpoint(self, address: str) -> EndpointRow:
         return EndpointRow(EndpointId(7), PolicyId(1), IdentityId(1000), 1)
 
-    def identity(self, address: str) -> int:
+    def identity(self, address: str, established: bool) -> int:
         return 2
 
     def fqdn_labels(self, identity: int) -> None:

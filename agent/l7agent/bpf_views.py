@@ -15,6 +15,7 @@ from l7bpf.flows import (
     ConntrackEntry,
     ConntrackKey,
 )
+from l7bpf.layouts import IpcacheEntry
 from l7policy.verdict import Direction, Protocol, ProxyKind
 
 View = dict[str, Any]
@@ -63,10 +64,16 @@ def policy(agent: Agent, endpoint: Endpoint | None) -> list[View]:
 
 def ipcache(agent: Agent) -> list[View]:
     """The kernel's prefixes."""
-    return [
-        {"prefix": prefix, "identity": identity, "labels": list(agent.kernel.labels_of(identity))}
-        for prefix, identity in agent.kernel.ipcache()
-    ]
+    return [_prefix(agent, prefix, row) for prefix, row in agent.kernel.ipcache()]
+
+
+def _prefix(agent: Agent, prefix: str, row: IpcacheEntry) -> View:
+    return {
+        "prefix": prefix,
+        "identity": row.identity,
+        "established": row.established,
+        "labels": list(agent.kernel.labels_of(row.identity)),
+    }
 
 
 def covering(agent: Agent, address: str) -> View | None:
@@ -75,14 +82,13 @@ def covering(agent: Agent, address: str) -> View | None:
     Blocks while it reads the table.
     """
     wanted = ipaddress.ip_network(address, strict=False)
-    best: tuple[int, str, int] | None = None
-    for prefix, identity in agent.kernel.ipcache():
+    best: tuple[int, str, IpcacheEntry] | None = None
+    for prefix, row in agent.kernel.ipcache():
         network = ipaddress.ip_network(prefix)
         if network.version == wanted.version and wanted.subnet_of(network):  # type: ignore[arg-type]
-            best = max(best or (-1, "", 0), (network.prefixlen, prefix, identity))
-    if best is None:
-        return None
-    return {"prefix": best[1], "identity": best[2], "labels": list(agent.kernel.labels_of(best[2]))}
+            found = network.prefixlen, prefix, row
+            best = found if best is None or found[0] > best[0] else best
+    return None if best is None else _prefix(agent, best[1], best[2])
 
 
 def names(agent: Agent) -> dict[str, str]:

@@ -53,6 +53,9 @@ class DnsConfig(Section, frozen=True):
     """Limits of the DNS proxy."""
 
     min_ttl: Annotated[int, msgspec.Meta(ge=0)] = 0
+    grace: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Seconds that an address stays open after its TTL, for programs that keep answers too long. Connections that are
+    open by then go on in any case."""
     upstream_timeout: Seconds = 5.0
     max_inflight: Count = 4096
     queries_per_second: Annotated[int, msgspec.Meta(ge=0)] = 5000

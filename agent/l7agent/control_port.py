@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -27,6 +27,7 @@ BUFFERED_FLOWS: Final = 16384
 """Half of it is for denies only: what passes must not push them out."""
 BATCH: Final = 256
 FLUSH_SECONDS: Final = 0.05
+ROWS_AT_ONCE: Final = 64
 
 
 class Role(Protocol):
@@ -42,11 +43,23 @@ class Role(Protocol):
         """The prepared revision is called off."""
 
     def answer(self, question: str) -> Any:
-        """Plain values for the agent's API."""
+        """Plain values for the agent's API. An iterator is read in pieces, with other work in between."""
 
 
 class AlreadyRunning(Exception):
     """Another process serves this socket."""
+
+
+async def _gathered(answer: Any) -> Any:
+    """An iterator's rows, each encoded as it comes: a long list must not keep queries waiting."""
+    if not isinstance(answer, Iterator):
+        return answer
+    rows: list[msgspec.Raw] = []
+    for row in answer:
+        rows.append(msgspec.Raw(msgspec.msgpack.encode(row)))
+        if not len(rows) % ROWS_AT_ONCE:
+            await asyncio.sleep(0)
+    return rows
 
 
 class ControlPort:
@@ -134,7 +147,7 @@ class ControlPort:
             case wire.Observe(forwarded):
                 self.demand.forwarded = forwarded
             case wire.Ask(number, question):
-                writer.write(wire.frame(wire.Answer(number, self._role.answer(question))))
+                writer.write(wire.frame(wire.Answer(number, await _gathered(self._role.answer(question)))))
             case wire.Shutdown(drain):
                 await self._shutdown(drain)
 

@@ -64,6 +64,7 @@ def _learner(config: Config, maps: Maps, state: Path) -> Learner:
         kernel.PinnedTables(maps),
         state,
         min_ttl=config.dns.min_ttl,
+        grace=config.dns.grace,
         max_names=config.dns.max_names,
         max_addresses_per_name=config.dns.max_addresses_per_name,
         max_addresses=config.dns.max_addresses,

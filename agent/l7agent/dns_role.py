@@ -8,8 +8,6 @@ Failure verdict: a snapshot that the kernel has no room for is refused, and the 
 import asyncio
 from typing import Any
 
-import msgspec
-
 from l7dns import clock
 from l7dns.learner import Learner
 from l7dns.server import DnsServer
@@ -61,7 +59,7 @@ class DnsRole:
         """``cache``: what is learnt. ``status``: counters. ``clean PATTERN``: forgets names, and tells how many."""
         verb, _, argument = question.partition(" ")
         if verb == "cache":
-            return msgspec.to_builtins(self._learner.dump(clock.boottime(), clock.wall()))
+            return self._learner.dump(clock.boottime(), clock.wall())
         if verb == "status":
             return self._status()
         if verb == "clean":
@@ -80,6 +78,8 @@ class DnsRole:
             "identities": learner.identities,
             "evicted_names": names,
             "evicted_addresses": addresses,
+            "kept_addresses": len(learner.kept()),
+            "kept_evicted": learner.kept_evicted,
             "kernel_errors": learner.kernel_errors,
             "selectors_left_out": learner.selectors_left_out,
             "checkpoint_error": learner.checkpoint_error,

@@ -33,12 +33,24 @@ def _resolver(row: View) -> str:
     return f"[{row['server']}]:{row['port']}" if ":" in row["server"] else f"{row['server']}:{row['port']}"
 
 
+def owners_of(endpoints: Endpoints) -> dict[str, str]:
+    """Name of the workload behind each address."""
+    return {
+        address: endpoint.declared.name
+        for endpoint in endpoints
+        if endpoint.attachment is not None
+        for address in endpoint.attachment.addresses
+    }
+
+
 def cache(endpoints: Endpoints, users: Users, rows: list[View]) -> list[View]:
-    """What is learnt, a row for each workload that asked."""
+    """What is learnt, a row for each workload that asked; and what is kept for the connections of one."""
+    rows.sort(key=lambda row: (row["name"], row["address"], row["server"]))
+    owners = owners_of(endpoints)
     return [
         {
-            "endpoint": _name(endpoints, number),
-            "source": "lookup" if row["server"] else "operator",
+            "endpoint": who,
+            "source": "connection" if row["kept"] else "lookup" if row["server"] else "operator",
             "name": row["name"],
             "address": row["address"],
             "ttl": round(row["ttl"], 1),
@@ -49,7 +61,11 @@ def cache(endpoints: Endpoints, users: Users, rows: list[View]) -> list[View]:
             "open_for": _open_for(users, row),
         }
         for row in rows
-        for number in row["endpoints"]
+        for who in (
+            [owners.get(client, "") for client in row["clients"] or ("",)]
+            if row["kept"]
+            else [_name(endpoints, number) for number in row["endpoints"]]
+        )
     ]
 
 
@@ -126,12 +142,7 @@ def unexplained(endpoints: Endpoints, maps: Maps, rows: list[View]) -> list[View
     DNS that goes through the proxy is left out: resolvers are asked by address.
     """
     known = {row["address"] for row in rows}
-    owners = {
-        address: endpoint.declared.name
-        for endpoint in endpoints
-        if endpoint.attachment is not None
-        for address in endpoint.attachment.addresses
-    }
+    owners = owners_of(endpoints)
     found: dict[tuple[str, str, int, int], View] = {}
     for key, entry in maps.conntrack.items():
         owner = owners.get(key.source)

@@ -180,19 +180,21 @@ class KernelState:
         if not wanted:
             return
         table = self._maps.ipcache
-        held: Mapping[str, int] = self._prefixes if self._adopted else dict(self.ipcache())
+        held: Mapping[str, int] = (
+            self._prefixes if self._adopted else {prefix: row.identity for prefix, row in self.ipcache()}
+        )
         for prefix, identity in wanted.items():
             current = held.get(prefix)
             covering = table.get(prefix)
             # Only single addresses are ever learnt, so what covers this prefix is in this very row.
             if current == identity or (covering is not None and is_fqdn_identity(covering.identity)):
                 continue
-            table.update(prefix, IpcacheEntry(identity))
-            undo.append(
-                partial(table.delete, prefix)
-                if current is None
-                else partial(table.update, prefix, IpcacheEntry(current))
-            )
+            before = None if current is None else IpcacheEntry(current)
+            if covering is not None and covering.established:
+                before = covering
+            # What flows go by that have begun is the DNS process's to say.
+            table.update(prefix, IpcacheEntry(identity, 0 if before is None else before.established))
+            undo.append(partial(table.delete, prefix) if before is None else partial(table.update, prefix, before))
 
     def _publish_endpoints(self, staged: _Staged, undo: list[Callable[[], object]]) -> None:
         rows, addresses, indexes = self._maps.endpoints, self._maps.endpoint_by_address, self._maps.endpoint_by_ifindex
@@ -225,8 +227,8 @@ class KernelState:
         self._identities = dict(compiled.identities)
         self._ids.retain(compiled.tables)
         if not self._adopted or self._prefixes.keys() - compiled.prefixes.keys():
-            for prefix, identity in self.ipcache():
-                if prefix not in compiled.prefixes and not is_fqdn_identity(identity):
+            for prefix, held in list(self._maps.ipcache.items()):
+                if prefix not in compiled.prefixes and not held.established and not is_fqdn_identity(held.identity):
                     self._maps.ipcache.delete(prefix)
         self._prefixes = dict(compiled.prefixes)
         self._collect_endpoints(staged)
@@ -284,9 +286,9 @@ class KernelState:
         """The verdict entries as the kernel holds them."""
         return iter(sorted(self._maps.policy.items(), key=lambda row: dataclasses.astuple(row[0])))
 
-    def ipcache(self) -> list[tuple[str, int]]:
+    def ipcache(self) -> list[tuple[str, IpcacheEntry]]:
         """The prefixes as the kernel holds them."""
-        return sorted((prefix, row.identity) for prefix, row in self._maps.ipcache.items())
+        return sorted(self._maps.ipcache.items(), key=lambda item: item[0])
 
     def flows(self) -> Iterator[tuple[ConntrackKey, ConntrackEntry]]:
         """The flows that the kernel remembers, as they are read: some twice or not at all."""

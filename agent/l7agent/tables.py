@@ -29,10 +29,12 @@ class KernelTables:
             return None
         return EndpointRow(EndpointId(endpoint_id), PolicyId(row.policy_id), IdentityId(row.identity), row.flags)
 
-    def identity(self, address: str) -> int:
+    def identity(self, address: str, established: bool) -> int:
         """Identity of an address, WORLD if nothing is known of it."""
         entry = self._maps.ipcache.get(address)
-        return WORLD if entry is None else entry.identity
+        if entry is None:
+            return WORLD
+        return (established and entry.established) or entry.identity
 
     def fqdn_labels(self, identity: int) -> tuple[int, tuple[int, ...]] | None:
         """Base identity and selector hashes of an FQDN identity."""

@@ -151,11 +151,12 @@ class IpcacheEntry:
     """struct ipcache_entry."""
 
     identity: int
-    flags: int = 0
+    established: int = 0
+    """What flows that have begun already go by; 0: by `identity` too."""
     LAYOUT: ClassVar = struct.Struct("=II")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.identity, self.flags)
+        return self.LAYOUT.pack(self.identity, self.established)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:

@@ -93,6 +93,9 @@ static __always_inline void conntrack_touch(struct conntrack_entry *e, const str
 	/* A proxy's answers do not come by here; the client's second packet shows that there were some. */
 	if (e->proxy && !(p->flags & PACKET_SYN))
 		state |= CONNTRACK_ANSWERED;
+	/* Nor does its FIN. With no server behind it, the client's is the last that matters. */
+	if (e->proxy && !e->upstream && state & CONNTRACK_FIN)
+		state |= CONNTRACK_FIN_ANSWER;
 	if (state & ~e->state)
 		e->state |= state;
 	e->last_seen_ns = now;

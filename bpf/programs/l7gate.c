@@ -58,7 +58,7 @@ static __always_inline int stays_on_link(const struct packet *p, int own_source)
 	if (!own_source && !is_link_local(&flow->source) && !is_unspecified(&flow->source))
 		return 0;
 	return is_link_local(&flow->destination) || is_link_multicast(&flow->destination) ||
-	       identity_of(6, &flow->destination) == IDENTITY_NODE;
+	       identity_of(6, &flow->destination, 0) == IDENTITY_NODE;
 }
 
 /* A packet of or for j->endpoint_id: by its fragments, by the flow that it reports an error of, or by its own. */

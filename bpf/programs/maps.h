@@ -38,7 +38,7 @@ struct ipcache_key {
 
 struct ipcache_entry {
 	u32 identity;
-	u32 flags;
+	u32 established; /* what flows that have begun already go by, or 0: by `identity` too */
 };
 
 struct policy_key {

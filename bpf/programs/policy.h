@@ -41,6 +41,7 @@ struct judgement {
 	u8 judged;	   /* policy was asked */
 	u8 observe;	   /* EVENT_…: what somebody listens for */
 	u8 point;	   /* POINT_…: the program */
+	u8 established;	   /* the flow has begun before, and was let */
 	u8 answer_barred; /* why what would be the answer to this direct flow may not be one; or 0 */
 };
 
@@ -55,12 +56,15 @@ static __always_inline u32 endpoint_of(u8 family, const struct address *a)
 	return id ? *id : 0;
 }
 
-static __always_inline u32 identity_of(u8 family, const struct address *a)
+/* Whose an address is. A name that is over opens nothing new, and what it opened goes on. */
+static __always_inline u32 identity_of(u8 family, const struct address *a, u8 established)
 {
 	struct ipcache_key k = {.prefixlen = 32 + 128, .family = family, .address = *a};
 	struct ipcache_entry *e = ipcache.lookup(&k);
 
-	return e ? e->identity : IDENTITY_WORLD;
+	if (!e)
+		return IDENTITY_WORLD;
+	return established && e->established ? e->established : e->identity;
 }
 
 static __always_inline struct policy_entry *find_policy(u32 policy_id, u32 remote, u8 direction,
@@ -93,13 +97,13 @@ struct side {
 
 /* Whether the side's endpoint is not being removed. */
 static __always_inline int find_side(struct side *s, u32 endpoint_id, u8 family,
-				     const struct address *a)
+				     const struct address *a, u8 established)
 {
 	struct endpoint *e;
 
 	s->endpoint_id = endpoint_id;
 	if (!endpoint_id) {
-		s->identity = identity_of(family, a);
+		s->identity = identity_of(family, a, established);
 		return 1;
 	}
 	e = endpoints.lookup(&endpoint_id);
@@ -199,8 +203,9 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 	u32 direction, remote, enforced;
 	u8 reason;
 
-	if (!find_side(&source, source_id, p->flow.family, &p->flow.source) ||
-	    !find_side(&destination, destination_id, p->flow.family, &p->flow.destination))
+	if (!find_side(&source, source_id, p->flow.family, &p->flow.source, j->established) ||
+	    !find_side(&destination, destination_id, p->flow.family, &p->flow.destination,
+		       j->established))
 		return REASON_ENDPOINT_UNKNOWN; /* 1 */
 	j->source_identity = source.identity;
 	j->destination_identity = destination.identity;

@@ -25,12 +25,21 @@ static __always_inline u8 remember_upstream(struct packet *p, u32 length)
 
 	if (p->flags & PACKET_FRAGMENT)
 		return 0;
-	if (!(p->flags & PACKET_SYN) && p->flow.protocol != IPPROTO_UDP)
+	if (!(p->flags & PACKET_SYN) && p->flow.protocol != IPPROTO_UDP) {
+		if (!(p->tcp_flags & TCP_RST))
+			return 0;
+		/* A server that the proxy resets says no more: with the client's FIN all is over. */
+		e = conntrack.lookup(&p->flow);
+		if (e)
+			e->state |= CONNTRACK_FIN_ANSWER;
 		return 0;
+	}
 	e = conntrack.lookup(&p->flow);
 	if (e && conntrack_alive(e, p->flow.protocol, now)) {
 		e->last_seen_ns = now;
 		e->upstream = 1;
+		if (e->state & CONNTRACK_FIN_ANSWER)
+			e->state &= ~CONNTRACK_FIN_ANSWER; /* a server that has yet to answer */
 		return 0;
 	}
 	new.last_seen_ns = now;

@@ -131,6 +131,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 		return REASON_INVALID_SOURCE_IP;
 	if (p->flags & PACKET_REVERSE)
 		p->port = policy_port(&p->flow);
+	j->established = e && !(p->flags & PACKET_SYN);
 	reason = judge(p, j, own_began ? own_id : peer_id, own_began ? peer_id : own_id, &flags,
 		       from_node, length);
 	if (where == FROM_UPLINK && flags & CONNTRACK_LOCAL)

@@ -10,7 +10,7 @@ from l7ctl.output import count, items, line, output_option, table, value
 from l7ctl.session import Session, pass_session
 from l7observe.columns import cell
 
-SOURCES = ("lookup", "operator")
+SOURCES = ("lookup", "connection", "operator")
 
 
 @click.group()
@@ -32,13 +32,16 @@ def cache() -> None:
 def list_(session: Session, endpoint: str, pattern: str, source: str | None, output: str) -> None:
     """List learnt addresses, their identity and when they are forgotten.
 
+    Source is lookup for what a name server said, operator for what the file of dns.pre_cache said, and connection for
+    what is over and only goes on for connections that were open by then; identity is then what those go by.
+
     What `-o json` prints can be the file of the config key dns.pre_cache.
 
     \b
     Examples:
       l7ctl fqdn cache list
       l7ctl fqdn cache list -p '*.example.com' -e web -o yaml
-      l7ctl fqdn cache list -s operator
+      l7ctl fqdn cache list -s connection
     """
     wanted = pattern.lower().rstrip(".")
     found = [

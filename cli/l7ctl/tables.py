@@ -86,8 +86,8 @@ AFFECTED: Final = Columns(
 )
 
 FQDN_CACHE: Final = Columns(
-    key("endpoint", "Workload that asked"),
-    key("source", "lookup, or operator for what the pre-cache file said"),
+    key("endpoint", "Workload that asked, or that is connected"),
+    key("source", "lookup, operator for what the pre-cache file said, or connection for what is over but for those"),
     key("name", "Name that was asked for", header="FQDN"),
     key("ttl", "Seconds until it is forgotten", justify="right", text=seconds),
     key("expires", "When the address is forgotten", header="EXPIRATION TIME", text=moment),
@@ -151,7 +151,8 @@ BPF_POLICY: Final = Columns(
 BPF_IPCACHE: Final = Columns(
     key("prefix", "Addresses"),
     key("identity", "Their identity", justify="right"),
-    key("labels", "What it stands for"),
+    key("established", "What connections that are open go by, where that is another", justify="right"),
+    key("labels", "What the identity stands for"),
 )
 
 BPF_CONNTRACK: Final = Columns(

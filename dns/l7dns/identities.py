@@ -10,7 +10,7 @@ May not do I/O. Failure verdict: `Exhausted`; selectors over the cap are left ou
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from l7policy.entries import Entry
 from l7policy.ids import FIRST_FQDN_IDENTITY, IdentityId, PolicyId
@@ -47,6 +47,15 @@ class FqdnIdentity:
     def __post_init__(self) -> None:
         """Selectors as the kernel names them."""
         self.hashes = tuple(sorted(hash64(label) for label in self.selectors))
+
+
+class Held(NamedTuple):
+    """What the ipcache holds of one address."""
+
+    opened: FqdnIdentity | None
+    """By names that hold."""
+    established: FqdnIdentity | None
+    """What flows that have begun already go by, if it is another."""
 
 
 def capped(selectors: frozenset[str]) -> frozenset[str]:

@@ -4,11 +4,13 @@
 May not decide anything. Failure verdict: OSError, for a full map too, with the map's name in it.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from l7bpf.errors import MapFull
 from l7bpf.layouts import FqdnIdentity, IpcacheEntry, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
+from l7bpf.reached import reached
 from l7dns.addresses import address_bytes, address_text
 from l7policy.entries import Entry
 from l7policy.ids import Cookie, IdentityId, PolicyId, is_fqdn_identity
@@ -73,10 +75,10 @@ class PinnedTables:
                     ),
                 )
 
-    def write_ipcache(self, address: bytes, identity: IdentityId) -> None:
+    def write_ipcache(self, address: bytes, identity: IdentityId, established: int = 0) -> None:
         """See `KernelTables`."""
         try:
-            self._maps.ipcache.update(address_text(address), IpcacheEntry(identity))
+            self._maps.ipcache.update(address_text(address), IpcacheEntry(identity, established))
         except MapFull as full:
             raise OSError(str(full)) from full
 
@@ -84,15 +86,21 @@ class PinnedTables:
         """See `KernelTables`."""
         self._maps.ipcache.delete(address_text(address))
 
-    def ipcache(self) -> dict[bytes, IdentityId]:
+    def ipcache(self) -> dict[bytes, tuple[IdentityId, int]]:
         """See `KernelTables`."""
-        found: dict[bytes, IdentityId] = {}
+        found: dict[bytes, tuple[IdentityId, int]] = {}
         for prefix, row in self._maps.ipcache.items():
             address, _, length = prefix.partition("/")
             packed = address_bytes(address)
-            if is_fqdn_identity(row.identity) and int(length) == len(packed) * 8:
-                found[packed] = IdentityId(row.identity)
+            if (is_fqdn_identity(row.identity) or row.established) and int(length) == len(packed) * 8:
+                found[packed] = IdentityId(row.identity), row.established
         return found
+
+    def clients(self, addresses: Collection[bytes]) -> Mapping[bytes, Collection[str]]:
+        """See `KernelTables`."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        found = reached(self._maps.conntrack, map(address_text, addresses), now)
+        return {address_bytes(address): clients for address, clients in found.items()}
 
 
 def policy_row(policy_id: PolicyId, entry: Entry) -> tuple[PolicyKey, PolicyEntry]:

@@ -2,60 +2,42 @@
 """Learner: keeps the kernel's FQDN rows equal to what the name cache and the snapshots call for.
 
 Everything follows from one rule, `_wanted`: an address has the identity (base by longest static prefix, selectors
-that match any of its names), or none if there is no such selector or the address is not out in the world. Learning,
-expiry and new snapshots only differ in which addresses they look at again. Writes go in the order that is never too
-permissive for a moment nor too late for the client: identity row, its policy entries, ipcache; and backwards when
-something goes.
+that match any of its names), or none if there is no such selector or the address is not out in the world. Flows that
+have begun already go by names that are over as well (`l7dns.kept`), for as long as the kernel knows of such flows.
+Learning, expiry and new snapshots only differ in which addresses they look at again. Writes go in the order that is
+never too permissive for a moment nor too late for the client: identity row, its policy entries, ipcache; and backwards
+when something goes.
 
 What cannot be removed yet is remembered and tried again. May not wait, nor read a clock. Failure verdict: `learn`
 says what failed and takes its own addition back, and the answer is withheld; `prepare` says what failed and changes
 nothing.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from l7dns.addresses import address_text
 from l7dns.checkpoint import Checkpoint, NameState
-from l7dns.identities import FqdnIdentity, Key, capped
+from l7dns.identities import Held, Key, capped
+from l7dns.kept import KeptAddresses
 from l7dns.kerneltables import KernelTables
+from l7dns.listing import CacheRow, Listing
 from l7dns.namecache import Change, Fact, NameCache
 from l7dns.rows import IdentityRows
 from l7dns.view import ConflictError, Trust, View
+from l7policy.ids import IdentityId, is_fqdn_identity
 from l7policy.model import Snapshot
-from l7policy.trust import unscoped
 
 MIN_HOLD: Final = 2.0
 """Seconds an address stays usable at least, or an answer with TTL 0 could never be used at all."""
 SAVE_EVERY: Final = 10.0
 """Seconds between attempts to write the whole checkpoint, so that a full disk does not slow down the answers."""
+KEPT_SHARE: Final = 4
+"""One address may be kept for its connections for so many that names may have."""
 LINGER: Final = 60.0
 """Seconds an identity outlives its last address, so that rotating addresses do not rewrite policy entries each time."""
-
-
-class CacheRow(msgspec.Struct, frozen=True):
-    """One line of ``fqdn cache list``."""
-
-    name: str
-    address: str
-    ttl: float
-    """Seconds left."""
-    expires: float
-    """Seconds since the epoch."""
-    identity: int
-    """0 if no selector matches the name, or the address may not be learnt."""
-    selectors: tuple[str, ...]
-    endpoints: tuple[int, ...]
-    """The workloads that asked."""
-    server: str
-    """The name server that said so; empty: the operator."""
-    port: int
-    policies: tuple[int, ...]
-    """The policies that the address is open for because of it."""
 
 
 class Learner:
@@ -67,23 +49,28 @@ class Learner:
         state: Path,
         *,
         min_ttl: float = 0.0,
+        grace: float = 0.0,
         max_names: int = 100_000,
         max_addresses_per_name: int = 1000,
         max_addresses: int = 32_768,
         linger: float = LINGER,
         trust: Trust | None = None,
     ) -> None:
-        """`state` is the folder of the checkpoint. Nothing is read or written before `restore`."""
+        """`state` is the folder of the checkpoint. Nothing is read or written before `restore`.
+
+        A name holds for its TTL, at least `min_ttl`, and `grace` seconds more.
+        """
         self._kernel = kernel
         self._checkpoint = Checkpoint(state)
         self._min_ttl = max(min_ttl, MIN_HOLD)
+        self._grace = grace
         self._linger = linger
         self._cache = NameCache(max_names, max_addresses_per_name, max_addresses)
         self._sets: dict[bytes, dict[frozenset[str], int]] = {}
         """Of each address, how many of its names match which set of selectors."""
         self._rows = IdentityRows(kernel)
-        self._held: dict[bytes, FqdnIdentity] = {}
-        """What the ipcache holds."""
+        self._kept = KeptAddresses(max(max_addresses // KEPT_SHARE, 1))
+        self._held: dict[bytes, Held] = {}
         self._dirty: set[bytes] = set()
         """Addresses whose last write failed."""
         self._active: Snapshot | None = None
@@ -128,13 +115,16 @@ class Learner:
         self._rows.identities.next = max(self._rows.identities.next, state.next_identity)
         self._active, self._prepared = (*state.snapshots[:2], None, None)[:2]
         self._view = self._viewed(*state.snapshots[:2])
+        present = self._kernel.ipcache()
         for record in state.names:
             fact = Fact(record.name, record.server, record.port)
             for address, expiry in record.addresses:
                 if expiry > now:
-                    self._count(self._cache.put(fact, [address], expiry, record.endpoint))
-        self._adopt(now)
-        self._settle(list(self._cache.addresses()), now)
+                    self._came_and_went(self._cache.put(fact, [address], expiry, record.endpoint), now)
+                elif address in present:
+                    self._keep(fact, address, now)
+        self._adopt(present, now)
+        self._settle(list(self._addresses()), now)
         self._rows.collect(now, self._linger)
         self._save_names()
         return self._view.snapshots
@@ -186,7 +176,7 @@ class Learner:
     def learn(self, fact: Fact, addresses: Sequence[bytes], ttl: float, now: float, endpoint: int = 0) -> str:
         """Takes in an answer. When this returns nothing, the kernel holds it; else, what failed."""
         # Whole seconds, upwards: an answer that only repeats one of the same second changes nothing.
-        expiry = float(math.ceil(now + max(self._min_ttl, ttl)))
+        expiry = float(math.ceil(now + max(self._min_ttl, ttl) + self._grace))
         if self._cache.covers(fact, addresses, expiry, endpoint) and self._dirty.isdisjoint(addresses):
             return ""
         changes = self._cache.put(fact, addresses, expiry, endpoint)
@@ -194,9 +184,9 @@ class Learner:
         if self._dirty:
             touched.update(dict.fromkeys(self._dirty.intersection(addresses)))
         if touched:
-            self._count(changes)
+            self._came_and_went(changes, now)
             try:
-                self._settle(touched, now)
+                self._settle_or_make_room(touched, now)
             except OSError as error:
                 self._failed()
                 self._take_back([change for change in changes if change.added], now)
@@ -209,7 +199,7 @@ class Learner:
         changes = self._cache.expire(now)
         touched = dict.fromkeys(change.address for change in changes)
         touched.update(dict.fromkeys(self._dirty))
-        self._count(changes)
+        self._came_and_went(changes, now)
         self._settle_or_keep(touched, now)
         self._collect_or_keep(now, self._linger)
         if self._checkpoint.due and now >= self._next_save:
@@ -223,9 +213,32 @@ class Learner:
         facts = [fact for fact, _, _ in self._cache.items() if fact.name in wanted]
         changes = [change for fact in facts for change in self._cache.forget(fact)]
         self._count(changes)
-        self._settle_or_keep(dict.fromkeys(change.address for change in changes), now)
+        touched = dict.fromkeys(change.address for change in changes)
+        for fact, address in list(self._kept.items()):
+            if fact.name in wanted and self._kept.discard(fact, address):
+                touched[address] = None
+        self._settle_or_keep(touched, now)
         self._save_names()
         return len(changes)
+
+    def kept(self) -> frozenset[bytes]:
+        """Addresses of names that are over, which flows may lead to."""
+        return frozenset(self._kept.addresses())
+
+    def clients(self, addresses: frozenset[bytes]) -> Mapping[bytes, Collection[str]]:
+        """Which of them flows lead to, and whose. Blocking, and safe in a thread."""
+        return self._kernel.clients(addresses)
+
+    def release(self, asked: frozenset[bytes], clients: Mapping[bytes, Collection[str]], when: float) -> int:
+        """Lets go the addresses that no flow led to when the kernel was `asked` about them. Returns how many."""
+        gone = self._kept.release(asked, clients, when)
+        self._settle_or_keep(gone, when)
+        return len(gone)
+
+    @property
+    def kept_evicted(self) -> int:
+        """Addresses that were let go although connections may lead there, because there were too many."""
+        return self._kept.evicted
 
     def names(self) -> Iterable[str]:
         """Every name, once for each server that told it."""
@@ -236,44 +249,31 @@ class Learner:
         """FQDN identities that there are, with those that linger."""
         return len(self._rows.identities)
 
-    def dump(self, now: float, wall: float) -> list[CacheRow]:
-        """The cache, by name. `wall` is the same moment in seconds since the epoch."""
-        rows: list[CacheRow] = []
-        served: dict[frozenset[str], tuple[int, ...]] = {}
-        for fact, askers, addresses in sorted(self._cache.items(), key=lambda item: item[0]):
-            matching = self._view.matching(fact)
-            selectors = tuple(sorted({unscoped(found) for found in matching}))
-            if matching not in served:
-                served[matching] = tuple(sorted(self._view.served_by(matching)))
-            for address, expiry in sorted(addresses.items()):
-                held = self._held.get(address)
-                left = max(0.0, expiry - now)
-                rows.append(
-                    CacheRow(
-                        fact.name.rstrip("."),
-                        address_text(address),
-                        left,
-                        wall + left,
-                        0 if held is None else held.id,
-                        selectors,
-                        tuple(sorted(askers)),
-                        fact.server,
-                        fact.port,
-                        served[matching],
-                    )
-                )
-        return rows
+    def dump(self, now: float, wall: float) -> Iterator[CacheRow]:
+        """The cache, row by row, in no order. `wall` is the same moment in seconds since the epoch."""
+        return Listing(self._cache, self._kept, self._held.get, lambda: self._view).rows(now, wall)
 
     # --- the kernel ----------------------------------------------------------------------------------------------
 
-    def _wanted(self, address: bytes) -> Key | None:
+    def _wanted(self, address: bytes) -> tuple[IdentityId, Key | None, Key | None] | None:
+        """Base identity, what new flows go by, and what those that have begun go by. None: as if it had no name."""
         sets = self._sets.get(address)
-        if not sets:
+        kept = self._kept.facts_of(address)
+        if not sets and not kept:
             return None
         base = self._view.base(address)
         if base is None:
             return None
-        selectors = next(iter(sets)) if len(sets) == 1 else frozenset().union(*sets)
+        selectors = frozenset[str]()
+        if sets:
+            selectors = next(iter(sets)) if len(sets) == 1 else selectors.union(*sets)
+        opened = self._key(base, selectors)
+        if not kept:
+            return None if opened is None else (base, opened, opened)
+        established = self._key(base, selectors.union(*(self._view.matching(fact) for fact in kept)))
+        return None if established is None else (base, opened, established)
+
+    def _key(self, base: IdentityId, selectors: frozenset[str]) -> Key | None:
         if not selectors:
             return None
         kept = capped(selectors)
@@ -297,8 +297,8 @@ class Learner:
 
     def _settle_one(self, address: bytes, now: float, again: bool) -> None:
         held = self._held.get(address)
-        key = self._wanted(address)
-        if key is None:
+        wanted = self._wanted(address)
+        if wanted is None:
             if held is None and address not in self._dirty:
                 return
             self.kernel_writes += 1
@@ -307,20 +307,29 @@ class Learner:
                 self._kernel.delete_ipcache(address)
             else:
                 self._kernel.write_ipcache(address, static)
-            wanted = None
+            self._held.pop(address, None)
         else:
-            wanted = self._rows.ready(key, self._view, now)
-            if wanted is held and not again and address not in self._dirty:
+            base, key, longer = wanted
+            opened = None if key is None else self._rows.ready(key, self._view, now)
+            established = None if longer is None or longer == key else self._rows.ready(longer, self._view, now)
+            same = held is not None and held[0] is opened and held[1] is established
+            if same and not again and address not in self._dirty:
                 return
             self.kernel_writes += 1
-            self._kernel.write_ipcache(address, wanted.id)
-            wanted.addresses += 1
-            self._held[address] = wanted
-        if held is not None:
-            held.addresses -= 1
-            held.idle_since = now
-            if wanted is None:
-                del self._held[address]
+            self._kernel.write_ipcache(
+                address, base if opened is None else opened.id, 0 if established is None else established.id
+            )
+            self._hold(address, Held(opened, established))
+        for identity in held or ():
+            if identity is not None:
+                identity.addresses -= 1
+                identity.idle_since = now
+
+    def _hold(self, address: bytes, held: Held) -> None:
+        self._held[address] = held
+        for identity in held:
+            if identity is not None:
+                identity.addresses += 1
 
     # --- changes of the rules ------------------------------------------------------------------------------------
 
@@ -332,7 +341,7 @@ class Learner:
         self._rows.add_policies(view)
         # The agent writes exact prefixes itself, and may have written over what was learnt.
         exact = [found for found in self._held if before.static(found) is not None or view.static(found) is not None]
-        self._settle(list(self._cache.addresses()), now)
+        self._settle(list(self._addresses()), now)
         self._settle(exact, now, again=True)
         self._rows.drop_policies(view)
 
@@ -343,7 +352,7 @@ class Learner:
         except OSError:
             self._failed()
             self._rows.doubt()
-            self._dirty.update(self._cache.addresses())
+            self._dirty.update(self._addresses())
 
     def _servers(self, view: View) -> dict[str, frozenset[str]]:
         """What a view knows of the servers that taught something, which decides whose word counts."""
@@ -360,6 +369,26 @@ class Learner:
             for address in addresses:
                 sets = self._sets.setdefault(address, {})
                 sets[matching] = sets.get(matching, 0) + 1
+
+    def _addresses(self) -> Iterator[bytes]:
+        """All that may have a row of the ipcache by their names, some twice."""
+        return itertools.chain(self._cache.addresses(), self._kept.addresses())
+
+    def _came_and_went(self, changes: Iterable[Change], now: float) -> None:
+        """As `_count`; what went is kept for its connections."""
+        self._count(changes)
+        for change in changes:
+            if change.added:
+                self._kept.discard(change.fact, change.address)
+            else:
+                self._keep(change.fact, change.address, now)
+
+    def _keep(self, fact: Fact, address: bytes, now: float) -> None:
+        known = self._kept.facts_of(address)
+        matching = self._view.matching(fact)
+        if not matching or any(matching <= self._view.matching(other) for other in known):
+            return
+        self._settle_or_keep(self._kept.add(fact, address, now), now)
 
     def _count(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -381,6 +410,16 @@ class Learner:
             self._count(self._cache.discard(change.fact, change.address))
         self._settle_or_keep(dict.fromkeys(change.address for change in added), now)
 
+    def _settle_or_make_room(self, addresses: Collection[bytes], now: float) -> None:
+        """As `_settle`. Names that hold come before those that are over."""
+        try:
+            self._settle(addresses, now)
+        except OSError:
+            kept = self.kept()
+            if not self.release(kept, {}, now):
+                raise
+            self._settle(addresses, now)
+
     def _settle_or_keep(self, addresses: Iterable[bytes], now: float) -> None:
         for address in addresses:
             try:
@@ -395,23 +434,23 @@ class Learner:
         except OSError:
             self._failed()
 
-    def _adopt(self, now: float) -> None:
+    def _adopt(self, present: Mapping[bytes, tuple[IdentityId, int]], now: float) -> None:
         """Takes over what the kernel holds and the rules still give a meaning to; removes the rest."""
         unknown = self._rows.adopt(self._view)
-        for address, number in self._kernel.ipcache().items():
-            identity = self._rows.identities.get(number)
-            if identity is None:
+        for address, numbers in present.items():
+            held = Held(*(self._rows.identities.get(number) for number in numbers))
+            if any(one is None and is_fqdn_identity(number) for one, number in zip(held, numbers, strict=True)):
                 self._dirty.add(address)
             else:
-                self._held[address] = identity
-                identity.addresses += 1
+                self._hold(address, held)
         # Addresses first: as long as one still has an identity, that identity's rows stay.
         self._settle(dict.fromkeys((*self._held, *self._dirty)), now)
         self._rows.sweep(unknown)
 
     def _save_names(self) -> None:
+        kept = (NameState(*fact, 0, [(address, 0.0)]) for fact, address in self._kept.items())
         names = (NameState(*fact, asker, list(found.items())) for fact, asker, found in self._cache.oldest_first())
-        self._checkpoint.save_names(names, self._rows.identities.next)
+        self._checkpoint.save_names(itertools.chain(kept, names), self._rows.identities.next)
 
     def _save_rules(self) -> None:
         self._checkpoint.save_rules([found for found in (self._active, self._prepared) if found is not None])

@@ -163,6 +163,15 @@ class NameCache:
         record = self._records.get(fact)
         return None if record is None else record.addresses.get(address)
 
+    def facts(self) -> Iterator[Fact]:
+        """Every fact that there is now and when its turn comes."""
+        return (fact for fact in list(self._records) if fact in self._records)
+
+    def record(self, fact: Fact) -> tuple[frozenset[int], dict[bytes, float]]:
+        """The workloads that asked, and a copy of the addresses."""
+        record = self._records[fact]
+        return record.askers, dict(record.addresses)
+
     def facts_of(self, address: bytes) -> frozenset[Fact]:
         """Every fact that gives the address."""
         return frozenset(self._facts.get(address, ()))

@@ -2,7 +2,8 @@
 """Pre-cache: names that the operator says, in a file such as ``l7ctl fqdn cache list -o json`` writes.
 
 They are read once, when the process starts, and count for every policy, like names from a server that all trust. Of
-each item only ``name``, ``address`` and ``ttl`` (seconds, from then on) matter.
+each item only ``name``, ``address`` and ``ttl`` (seconds, from then on) matter; what was listed for the sake of a
+connection (``source``) is over, and passed over.
 
 May not do I/O. Failure verdict: `PrecacheError`, with nothing read.
 """
@@ -26,6 +27,7 @@ class _Item(msgspec.Struct):
     name: str
     address: str
     ttl: float
+    source: str = ""
 
 
 def read(text: bytes) -> list[tuple[Fact, bytes, float]]:
@@ -44,4 +46,6 @@ def _items(text: bytes) -> Iterator[tuple[Fact, bytes, float]]:
             address = ipaddress.ip_address(item.address).packed
         except ValueError as error:
             raise PrecacheError(f"item {number}: {error}") from error
+        if item.source == "connection":
+            continue
         yield Fact(name), address, min(max(item.ttl, 0.0), MAX_TTL)

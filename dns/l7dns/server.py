@@ -37,6 +37,8 @@ _SWEEP: Final = 0.1
 _POLICY_AGE: Final = 1.0
 """Seconds a flow's policy is kept. It follows reloads by itself; this bounds what else may change about an address."""
 _POLICIES: Final = 8192
+_LOOK: Final = 5.0
+"""Seconds between looks for connections to addresses whose names are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class DnsServer:
             else:
                 self._servers.append(await loop.create_server(self._session, sock=listener))
         self._tasks.start(self._sweep(), name="dns expiry")
+        self._tasks.start(self._look(), name="dns connections")
 
     async def close(self, drain: float = 0.0) -> None:
         """Takes no more queries, waits `drain` seconds for answers under way, and ends. The rest get SERVFAIL."""
@@ -321,6 +324,13 @@ class DnsServer:
             self._rate.sweep(now)
             self.counters.inflight = len(self._exchanges)
             self.counters.connections = len(self._sessions)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            if asked := self._learner.kept():
+                now = clock.boottime()
+                self._learner.release(asked, await asyncio.to_thread(self._learner.clients, asked), now)
 
     def _give_up(self, begun: float) -> None:
         """Ends what began before then and has no answer yet."""

@@ -57,8 +57,8 @@ class Tables(Protocol):
     def endpoint(self, address: str) -> EndpointRow | None:
         """The workload of this node that owns the address."""
 
-    def identity(self, address: str) -> int:
-        """The identity of an address, WORLD if nothing is known of it."""
+    def identity(self, address: str, established: bool) -> int:
+        """The identity of an address, for new flows or for those that have begun already; WORLD if nothing is known."""
 
     def fqdn_labels(self, identity: int) -> tuple[int, Sequence[int]] | None:
         """Of an FQDN identity: the identity its addresses have besides their names, and hashes of its selectors."""
@@ -168,7 +168,7 @@ class Enforcement:
 
     def renew(self, old: Resolution, protocol: int, port: int) -> Resolution:
         """`old` under the revision in force now."""
-        new = self._resolve(old.source.address, old.destination.address, protocol, port)
+        new = self._resolve(old.source.address, old.destination.address, protocol, port, established=True)
         if new is None or (new.source.endpoint, new.destination.endpoint) != (
             old.source.endpoint,
             old.destination.endpoint,
@@ -179,13 +179,18 @@ class Enforcement:
             return Resolution(self.tables.revision(), False, old.source, old.destination, (gone,))
         return new
 
-    def _resolve(self, client: str, destination: str, protocol: int, port: int) -> Resolution | None:
+    def _resolve(
+        self, client: str, destination: str, protocol: int, port: int, *, established: bool = False
+    ) -> Resolution | None:
         # Read first: a reload in between is then noticed at the next request, and never missed.
         revision = self.tables.revision()
         client_row, destination_row = self.tables.endpoint(client), self.tables.endpoint(destination)
         if client_row is None and destination_row is None:
             return None
-        ends = (self._side(client, client_row), self._side(destination, destination_row))
+        ends = (
+            self._side(client, client_row, established),
+            self._side(destination, destination_row, established),
+        )
         stages: list[Stage] = []
         settled = True
         for direction, row, remote in (
@@ -200,10 +205,10 @@ class Enforcement:
                 stages.append(stage)
         return Resolution(revision, settled, *ends, tuple(stages))
 
-    def _side(self, address: str, row: EndpointRow | None) -> Side:
+    def _side(self, address: str, row: EndpointRow | None, established: bool) -> Side:
         if row is not None:
             return Side(address, row.id, row.identity, row.policy_id, self._labels(row.identity, None) or frozenset())
-        identity = self.tables.identity(address)
+        identity = self.tables.identity(address, established)
         return Side(address, 0, identity, 0, self._labels(identity, None) or frozenset())
 
     def _stage(

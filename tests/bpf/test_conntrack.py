@@ -7,6 +7,8 @@ import time
 import pytest
 
 from l7bpf.flows import CONNTRACK_ANSWERED, CONNTRACK_GUESSED, CONNTRACK_RESET, SECOND_NS, ConntrackEntry, ConntrackKey
+from l7bpf.layouts import IpcacheEntry, PolicyKey
+from l7bpf.reached import reached
 
 TCP, UDP = 6, 17
 TO_PROXY = 0x200
@@ -153,6 +155,68 @@ class TestMetHalfWay:
         node.enforce(web="egress")
         node.revision(2)
         assert send(node, build.tcp(web, server, 80, 40000, build.SYN_ACK)).passed
+
+
+class TestNameThatIsOver:
+    """The server's name is over: new flows find the world there, those that have begun what its name opened."""
+
+    NAMED = 1 << 25
+
+    @pytest.fixture
+    def over(self, node, build, names):
+        web, _, server = names
+        node.enforce(web="egress")
+        node.maps.ipcache.update(server, IpcacheEntry(self.NAMED))
+        for protocol, port in ((TCP, 80), (UDP, 443)):
+            node.policy(70, "egress", self.NAMED, protocol, port)
+        assert send(node, build.tcp(web, server, 40000, 80)).passed
+        assert send(node, build.udp(web, server, 40000, 443)).passed
+        node.maps.ipcache.update(server, IpcacheEntry(node.WORLD, self.NAMED))
+        node.revision(2)
+
+    def test_connections_go_on_under_every_revision_and_new_ones_are_refused(self, node, build, names, over):
+        web, _, server = names
+        for revision in (2, 3):
+            node.revision(revision)
+            assert send(node, build.tcp(web, server, 40000, 80, build.ACK)).passed
+            assert arrive(node, build.tcp(server, web, 80, 40000, build.ACK)).passed
+            assert send(node, build.udp(web, server, 40000, 443)).passed
+            for packet in (
+                build.tcp(web, server, 40001, 80),
+                build.tcp(web, server, 40001, 80, build.ACK),
+                build.udp(web, server, 40001, 443),
+            ):
+                assert send(node, packet).reason == NO_RULE
+
+    def test_a_syn_on_the_ports_of_a_connection_begins_a_new_one(self, node, build, names, over):
+        web, _, server = names
+        assert send(node, build.tcp(web, server, 40000, 80)).reason == NO_RULE
+
+    def test_what_its_name_no_longer_opens_ends(self, node, build, names, over):
+        web, _, server = names
+        node.maps.policy.delete(PolicyKey(70, self.NAMED, 0, TCP, 80, 16))
+        assert send(node, build.tcp(web, server, 40000, 80, build.ACK)).reason == NO_RULE
+
+    def test_the_flows_that_lead_there_can_be_told(self, node, build, names, over):
+        web, _, server = names
+        stranger = "2001:db8::99" if ":" in server else "198.51.100.99"
+
+        def clients():
+            return reached(node.maps.conntrack, [server, stranger], time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+
+        assert clients() == {server: {web}}
+        node.maps.conntrack.delete(ConntrackKey(web, server, 40000, 443, UDP))
+        assert clients() == {server: {web}}
+        key = ConntrackKey(web, server, 40000, 80, TCP)
+        age(node, key, 61)
+        assert clients() == {}
+        row = node.maps.conntrack.get(key)
+        node.maps.conntrack.update(key, dataclasses.replace(row, last_seen_ns=row.last_seen_ns + 61 * SECOND_NS))
+        assert clients() == {server: {web}}
+        # What was refused is no connection.
+        node.maps.policy.delete(PolicyKey(70, self.NAMED, 0, TCP, 80, 16))
+        assert send(node, build.tcp(web, server, 40000, 80, build.ACK)).reason == NO_RULE
+        assert clients() == {}
 
 
 class TestDeniedAnswer:

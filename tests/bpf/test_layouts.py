@@ -54,7 +54,7 @@ ROWS = {
     "endpoint": (Endpoint(11, 12, 13, 3), {"policy_id": 11, "identity": 12, "ifindex": 13, "flags": 3}),
     "address_key": (AddressKey(V4), {"family": 4, "word": V4_BYTES.hex()}),
     "ipcache_key": (IpcacheKey("2001:db8::/48"), {"prefixlen": 80, "family": 6}),
-    "ipcache_entry": (IpcacheEntry(21, 22), {"identity": 21, "flags": 22}),
+    "ipcache_entry": (IpcacheEntry(21, 22), {"identity": 21, "established": 22}),
     "policy_key": (
         PolicyKey(31, 32, 1, 6, 0x1234, 12),
         {"prefixlen": 92, "policy_id": 31, "identity": 32, "direction": 1, "protocol": 6, "port": NET_ORDER(0x1230)},

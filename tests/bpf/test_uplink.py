@@ -3,7 +3,7 @@
 
 import pytest
 
-from l7bpf.flows import ConntrackKey
+from l7bpf.flows import CONNTRACK_FIN, CONNTRACK_FINS, CONNTRACK_RESET, ConntrackKey
 
 TCP, UDP = 6, 17
 TO_PROXY, TO_SERVER = 0x200, 0xB00
@@ -153,6 +153,25 @@ class TestLeaving:
         question = build.udp(getattr(node, f"web{suffix}"), getattr(node, f"server{suffix}"), 4000, 53)
         result = leave(node, question, mark=TO_PROXY, ingress_ifindex=forwarded and node.web_ifindex)
         assert (result.reason, result.events[0].endpoint_id) == (PROXY_UNAVAILABLE, node.WEB)
+
+    def test_a_proxied_connection_is_over_when_both_its_client_and_its_server_are(self, node, build):
+        web, server = node.web, node.server
+        node.enforce(web="egress")
+        node.policy(70, "egress", 0, TCP, 80, verdict="http")
+
+        def state():
+            return entry(node, web, server, 40000, 80, TCP).state & CONNTRACK_FINS
+
+        for flags in (build.SYN, build.ACK, build.FIN):
+            assert node.run("from_endpoint", build.tcp(web, server, 40000, 80, flags)).mark == TO_PROXY
+        assert state() == CONNTRACK_FINS  # nobody was asked
+        leave(node, build.tcp(web, server, 40000, 80), mark=TO_SERVER)
+        assert state() == CONNTRACK_FIN  # somebody is: the client has closed its half only
+        leave(node, build.tcp(web, server, 40000, 80, build.ACK), mark=TO_SERVER)
+        assert state() == CONNTRACK_FIN
+        leave(node, build.tcp(web, server, 40000, 80, build.RST), mark=TO_SERVER)
+        assert state() == CONNTRACK_FINS
+        assert not entry(node, web, server, 40000, 80, TCP).state & CONNTRACK_RESET
 
     @pytest.mark.parametrize(
         ("options", "flags"),

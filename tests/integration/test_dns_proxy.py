@@ -76,7 +76,7 @@ class Tables:
         if address in ("192.0.2.2", "2001:db8::2"):
             return EndpointRow(ids.EndpointId(9), ids.PolicyId(1), ids.IdentityId(300), 1)
         return None
-    def identity(self, address): return ids.WORLD
+    def identity(self, address, established): return ids.WORLD
     def fqdn_labels(self, identity): return None
 
 class SlowTables(MemoryTables):
@@ -118,7 +118,7 @@ async def main():
         elif line == "quit":
             break
         say("tables", {address_text(address): number for address, number in tables.ipcache_rows.items()})
-        say("cache", msgspec.to_builtins(learner.dump(clock.boottime(), clock.wall())))
+        say("cache", msgspec.to_builtins(list(learner.dump(clock.boottime(), clock.wall()))))
     await server.close(1.0)
     learner.close()
     pipe.close()

@@ -61,7 +61,7 @@ class Tables:
     def endpoint(self, address: str) -> EndpointRow | None:
         return EndpointRow(EndpointId(7), PolicyId(1), IdentityId(1000), 1) if address in CLIENTS else None
 
-    def identity(self, address: str) -> int:
+    def identity(self, address: str, established: bool) -> int:
         return 2
 
     def fqdn_labels(self, identity: int) -> None:

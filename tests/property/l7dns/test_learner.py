@@ -90,11 +90,12 @@ class FaultyTables(MemoryTables):
             self.spend()
             super().write_entries(policy_id, [entry])
 
-    def write_ipcache(self, address: bytes, identity: IdentityId) -> None:
+    def write_ipcache(self, address: bytes, identity: IdentityId, established: int = 0) -> None:
         self.spend()
         # What the answer's reader may rely on: whatever an address is given is complete already.
         assert not is_fqdn_identity(identity) or identity in self.identity_rows
-        super().write_ipcache(address, identity)
+        assert not established or established in self.identity_rows
+        super().write_ipcache(address, identity, established)
 
     def delete_ipcache(self, address: bytes) -> None:
         self.spend()
@@ -106,7 +107,7 @@ class FaultyTables(MemoryTables):
 
     def delete_identity(self, identity: IdentityId) -> None:
         self.spend()
-        assert identity not in self.ipcache_rows.values()
+        assert identity not in {*self.ipcache_rows.values(), *self.established.values()}
         super().delete_identity(identity)
 
 
@@ -205,6 +206,17 @@ class Learning(RuleBasedStateMachine):
         self.learner.expire(self.now)
         self.pairs = {pair: expiry for pair, expiry in self.pairs.items() if expiry > self.now}
 
+    @rule(connected=st.sets(st.sampled_from(ADDRESSES)), patience=st.one_of(st.none(), st.integers(0, 4)))
+    def look(self, connected: set[bytes], patience: int | None) -> None:
+        asked = self.learner.kept()
+        self.kernel.patience = patience
+        self.learner.release(asked, {address: {"192.0.2.99"} for address in connected}, self.now)
+        self.kernel.patience = None
+        self.learner.expire(self.now)
+        self.pairs = {pair: expiry for pair, expiry in self.pairs.items() if expiry > self.now}
+        assert self.learner.kept() <= connected or self.learner.kept() - asked
+        assert self.kernel.established.keys() <= self.learner.kept()
+
     @rule(lose=st.booleans(), invent=st.booleans(), clean=st.booleans())
     def restart(self, lose: bool, invent: bool, clean: bool) -> None:
         if clean:
@@ -231,9 +243,19 @@ class Learning(RuleBasedStateMachine):
         used: dict[IdentityId, tuple[IdentityId, frozenset[str], frozenset[str]]] = {}
         for address in ADDRESSES:
             number = self.kernel.ipcache_rows.get(address)
+            longer = self.kernel.established.get(address)
             names = {name for name, other in self.pairs if other == address}
             selectors = frozenset(peer.label for name in names for peer in matching(peers, name))
             base, labels = self.base(address, networks, snapshots)
+            if longer is not None:
+                kept = frozenset(peer.label for name in NAMES for peer in matching(peers, name))
+                hashes = {hash64(label): label for label in kept}
+                found = self.kernel.identity_rows[IdentityId(longer)]
+                gained = frozenset(hashes[one] for one in found[1])
+                assert found[0] == base
+                assert gained > selectors
+                assert address in self.learner.kept()
+                used[IdentityId(longer)] = (found[0], gained, labels)
             if not selectors or base is None:
                 assert number is None or not is_fqdn_identity(number)
                 continue

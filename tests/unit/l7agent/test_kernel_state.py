@@ -298,6 +298,20 @@ def test_a_learnt_address_is_not_taken_from_the_names_process(node: Node) -> Non
     assert contents(node.maps)["ipcache"]["198.51.100.0/32"] == LEARNT
 
 
+def test_what_connections_go_by_that_are_open_is_left_as_the_names_process_wrote_it(node: Node) -> None:
+    kept = ("198.51.100.200/32", "198.51.100.0/32")
+    for prefix in kept:
+        node.maps.ipcache.update(prefix, IpcacheEntry(2, LEARNT))
+    node.apply(rule(networks=2))
+    # One of the two is a prefix of the agent's now, for new flows.
+    rows = dict(node.maps.ipcache.items())
+    assert [rows[prefix].established for prefix in kept] == [LEARNT, LEARNT]
+    node.restart()
+    node.apply(rule(networks=0))
+    rows = dict(node.maps.ipcache.items())
+    assert [rows[prefix].established for prefix in kept] == [LEARNT, LEARNT]
+
+
 def test_a_learnt_identity_is_shown_by_its_names_and_those_of_its_base(node: Node) -> None:
     node.apply(HEAD + "  - toFQDNs: [{matchName: api.example.com}]\n")
     node.maps.fqdn_identities.update(LEARNT, FqdnIdentity(2, (hash64("fqdn:api.example.com"), hash64("fqdn:unknown"))))

@@ -261,7 +261,7 @@ ANSWERS: dict[str, Any] = {
             "revision": 7,
         }
     ],
-    "GET /v1/bpf/ipcache": [{"prefix": "192.0.2.1/32", "identity": 256, "labels": ["k8s:app=web"]}],
+    "GET /v1/bpf/ipcache": [{"prefix": "192.0.2.1/32", "identity": 256, "established": 0, "labels": ["k8s:app=web"]}],
 }
 
 

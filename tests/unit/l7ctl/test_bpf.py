@@ -38,7 +38,12 @@ def test_flows_of_one_endpoint_are_asked_for_by_name(l7ctl: Callable[..., Result
 def test_an_address_matches_the_prefix_that_covers_it_and_is_got_only_by_itself(
     l7ctl: Callable[..., Result], agent: Any
 ) -> None:
-    agent.answers["GET /v1/bpf/ipcache"] = {"prefix": "192.0.2.0/24", "identity": 256, "labels": ["k8s:app=web"]}
+    agent.answers["GET /v1/bpf/ipcache"] = {
+        "prefix": "192.0.2.0/24",
+        "identity": 256,
+        "established": 0,
+        "labels": ["k8s:app=web"],
+    }
     assert "192.0.2.0/24" in l7ctl("bpf", "ipcache", "match", "192.0.2.1").stdout
     refused = l7ctl("bpf", "ipcache", "get", "192.0.2.1")
     assert (refused.exit_code, "192.0.2.0/24" in refused.stderr) == (1, True)

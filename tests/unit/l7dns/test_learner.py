@@ -89,9 +89,9 @@ class Journal(MemoryTables):
         self.note("delete_entries")
         super().delete_entries(policy_id, entries)
 
-    def write_ipcache(self, address: bytes, identity: IdentityId) -> None:
+    def write_ipcache(self, address: bytes, identity: IdentityId, established: int = 0) -> None:
         self.note("write_ipcache")
-        super().write_ipcache(address, identity)
+        super().write_ipcache(address, identity, established)
 
     def delete_ipcache(self, address: bytes) -> None:
         self.note("delete_ipcache")
@@ -108,6 +108,11 @@ class Journal(MemoryTables):
 
 def hashes(*peers: FqdnPeer) -> set[int]:
     return {hash64(peer.label) for peer in peers}
+
+
+def let_go(learner: Learner, now: float) -> None:
+    """No flow leads to what is over."""
+    learner.release(learner.kept(), {}, now)
 
 
 @pytest.fixture
@@ -154,6 +159,7 @@ def test_an_address_of_several_names_has_the_union_and_shrinks_back(learner: Lea
     assert learner.expire(30.0) == 1
     assert kernel.row(IP) == (WORLD, hashes(STARS))
     assert learner.expire(60.0) == 1
+    let_go(learner, 60.0)
     assert kernel.ipcache_rows == {}
     learner.expire(200.0)
     assert (kernel.identity_rows, kernel.policy_rows) == ({}, {})
@@ -164,6 +170,8 @@ def test_an_answer_with_ttl_zero_can_be_used_for_a_moment(learner: Learner, kern
     learner.expire(MIN_HOLD - 0.1)
     assert IP in kernel.ipcache_rows
     learner.expire(MIN_HOLD)
+    assert kernel.ipcache_rows[IP] == WORLD
+    let_go(learner, MIN_HOLD)
     assert IP not in kernel.ipcache_rows
 
 
@@ -182,7 +190,7 @@ def test_what_cannot_be_written_is_taken_back_and_said(learner: Learner, kernel:
     kernel.broken = broken
     assert "no room" in learner.learn(Fact(WWW), [IP], 60, 0.0)
     assert kernel.ipcache_rows == {}
-    assert learner.dump(0.0, 0.0) == []
+    assert list(learner.dump(0.0, 0.0)) == []
     kernel.broken = ""
     assert learner.learn(Fact(WWW), [IP], 60, 1.0) == ""
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
@@ -193,6 +201,7 @@ def test_what_cannot_be_removed_is_tried_again(learner: Learner, kernel: Journal
     learner.learn(Fact(WWW), [IP], 60, 0.0)
     kernel.broken = "delete_ipcache"
     learner.expire(60.0)
+    let_go(learner, 60.0)
     assert IP in kernel.ipcache_rows
     assert learner.kernel_errors
     kernel.broken = ""
@@ -211,8 +220,9 @@ def test_room_is_made_from_identities_that_nobody_uses(learner: Learner, kernel:
         kernel.identity_rows[identity] = (base, tuple(selectors))
 
     kernel.write_identity = only_one  # type: ignore[method-assign]
-    assert learner.learn(Fact(WWW), [IP], 5, 6.0) == ""
-    assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
+    # An address that is only kept for its connections makes room, too.
+    assert learner.learn(Fact(WWW), [IP2], 5, 6.0) == ""
+    assert kernel.row(IP2) == (WORLD, hashes(EXACT, STARS))
 
 
 def test_the_base_is_the_longest_prefix_and_an_exact_one_comes_back(learner: Learner, kernel: Journal) -> None:
@@ -225,7 +235,10 @@ def test_the_base_is_the_longest_prefix_and_an_exact_one_comes_back(learner: Lea
     assert kernel.row(IP2) == (HOSTED, hashes(EXACT))
     assert {key[4] for key in kernel.policy_rows if key[2] == kernel.ipcache_rows[IP]} == {443, 444}
     learner.expire(10.0)
-    assert kernel.ipcache_rows == {IP2: HOSTED}
+    assert kernel.ipcache_rows == {IP: CIDR, IP2: HOSTED}
+    assert kernel.established.keys() == {IP, IP2}
+    let_go(learner, 10.0)
+    assert (kernel.ipcache_rows, kernel.established) == ({IP2: HOSTED}, {})
 
 
 def test_workloads_and_the_node_are_never_learnt(learner: Learner, kernel: Journal) -> None:
@@ -299,7 +312,7 @@ def test_a_killed_process_is_followed_by_one_that_knows_all_and_keeps_the_number
     again = Learner(kernel, tmp_path, trust=NODE)
     assert [found.revision for found in again.restore(1.0)] == [1]
     assert (kernel.identity_rows, kernel.policy_rows, kernel.ipcache_rows) == before
-    rows = again.dump(1.0, 1000.0)
+    rows = sorted(again.dump(1.0, 1000.0), key=lambda row: row.name)
     assert [(row.name, row.address, row.ttl, row.expires, row.endpoints) for row in rows] == [
         ("api.example.com", "203.0.113.2", 29.0, 1029.0, (0,)),
         ("www.example.com", "203.0.113.1", 59.0, 1059.0, (7,)),
@@ -315,8 +328,10 @@ def test_what_the_kernel_lost_is_written_again_and_what_expired_meanwhile_is_rem
     learner.learn(Fact(API), [IP2], 30, 0.0)
     kernel.policy_rows.clear()
     kernel.identity_rows.clear()
-    again = Learner(kernel, tmp_path, trust=NODE)
+    again = Learner(kernel, tmp_path, trust=NODE, linger=0.0)
     again.restore(40.0)
+    let_go(again, 40.0)
+    again.expire(40.0)
     assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
     assert kernel.ipcache_rows.keys() == {IP}
     assert len(kernel.policy_rows) == 2
@@ -433,3 +448,115 @@ def test_addresses_that_are_never_a_server_are_learnt_where_the_operator_says_so
     learner.prepare(snapshot(1, {1: policy(EXACT)}, EXACT), 0.0)
     assert learner.learn(Fact(WWW), [metadata, loopback], 60, 0.0) == ""
     assert (opened(kernel, metadata, 1), opened(kernel, loopback, 1)) == (True, False)
+
+
+def established(kernel: Journal, address: bytes) -> tuple[int, set[int]] | None:
+    """Base and selectors that flows go by which have begun already, where they differ from new ones'."""
+    number = kernel.established.get(address)
+    if number is None:
+        return None
+    base, found = kernel.identity_rows[IdentityId(number)]
+    return base, set(found)
+
+
+def test_a_name_that_is_over_opens_nothing_new_and_goes_on_for_its_connections(
+    learner: Learner, kernel: Journal
+) -> None:
+    kernel.flows[IP] = {"192.0.2.7"}
+    learner.learn(Fact(WWW), [IP, IP2], 60, 0.0)
+    assert learner.expire(60.0) == 2
+    assert kernel.ipcache_rows == {IP: WORLD, IP2: WORLD}
+    assert established(kernel, IP) == established(kernel, IP2) == (WORLD, hashes(EXACT, STARS))
+    asked = learner.kept()
+    assert learner.release(asked, learner.clients(asked), 60.0) == 1
+    assert kernel.ipcache_rows == {IP: WORLD}
+    assert [(row.address, row.kept, row.clients, row.ttl) for row in learner.dump(61.0, 0.0)] == [
+        ("203.0.113.1", True, ("192.0.2.7",), 0.0)
+    ]
+    # For as long as it lasts: nothing is collected that the connection goes by, and a reload rewrites it.
+    learner.expire(1000.0)
+    assert learner.prepare(snapshot(2, {2: policy(EXACT)}, EXACT), 1000.0) == ""
+    learner.commit(2, 1000.0)
+    assert established(kernel, IP) == (WORLD, hashes(EXACT))
+    assert {key[0] for key in kernel.policy_rows if key[2] == kernel.established[IP]} == {2}
+    kernel.flows.clear()
+    assert learner.release(asked, learner.clients(asked), 1001.0) == 1
+    assert (kernel.ipcache_rows, kernel.established) == ({}, {})
+    learner.expire(2000.0)
+    assert (kernel.identity_rows, kernel.policy_rows) == ({}, {})
+
+
+def test_of_two_names_the_one_that_is_over_counts_for_connections_alone(learner: Learner, kernel: Journal) -> None:
+    learner.learn(Fact(API), [IP], 100, 0.0)
+    learner.learn(Fact(WWW), [IP], 10, 0.0)
+    learner.expire(10.0)
+    assert kernel.row(IP) == (WORLD, hashes(STARS))
+    assert established(kernel, IP) == (WORLD, hashes(EXACT, STARS))
+    # Asked for again, both count for all.
+    learner.learn(Fact(WWW), [IP], 100, 20.0)
+    assert kernel.row(IP) == (WORLD, hashes(EXACT, STARS))
+    assert (kernel.established, learner.kept()) == ({}, frozenset())
+
+
+def test_what_a_reload_no_longer_allows_ends_for_connections_too(learner: Learner, kernel: Journal) -> None:
+    learner.learn(Fact(WWW), [IP], 10, 0.0)
+    learner.expire(10.0)
+    learner.prepare(snapshot(2, {2: policy(OTHER)}, OTHER), 11.0)
+    learner.commit(2, 11.0)
+    assert (kernel.ipcache_rows, kernel.established) == ({}, {})
+
+
+def test_an_answer_during_the_look_for_connections_is_not_lost_by_it(learner: Learner, kernel: Journal) -> None:
+    learner.learn(Fact(WWW), [IP], 10, 0.0)
+    learner.expire(10.0)
+    asked = learner.kept()
+    learner.learn(Fact(WWW), [IP], 5, 11.0)
+    learner.expire(16.0)
+    assert learner.release(asked, {}, 10.5) == 0
+    assert learner.kept() == {IP}
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_connections_outlive_the_process_too(kernel: Journal, tmp_path: Path, learner: Learner, clean: bool) -> None:
+    learner.learn(Fact(WWW), [IP], 10, 0.0)
+    learner.learn(Fact(API), [IP2], 10, 0.0)
+    learner.expire(10.0)
+    learner.release(frozenset({IP2}), {}, 10.0)
+    before = kernel.established[IP]
+    if clean:
+        learner.close()
+    again = Learner(kernel, tmp_path, trust=NODE)
+    again.restore(20.0)
+    assert (kernel.ipcache_rows, kernel.established) == ({IP: WORLD}, {IP: before})
+    assert again.kept() == {IP}
+
+
+def test_the_operator_can_end_it(learner: Learner, kernel: Journal) -> None:
+    learner.learn(Fact(WWW), [IP], 10, 0.0)
+    learner.expire(10.0)
+    learner.forget([WWW], 11.0)
+    assert (kernel.ipcache_rows, kernel.established, learner.kept()) == ({}, {}, frozenset())
+
+
+def test_too_many_make_room_for_each_other(kernel: Journal, tmp_path: Path) -> None:
+    learner = Learner(kernel, tmp_path, trust=NODE, max_addresses=8)
+    learner.restore(0.0)
+    learner.prepare(snapshot(1, {1: policy(EXACT)}, EXACT), 0.0)
+    learner.commit(1, 0.0)
+    for number in range(20):
+        learner.learn(Fact(WWW), [bytes([203, 0, 113, number])], 5, 10.0 * number)
+        learner.expire(10.0 * number + 9)
+    assert learner.kept() == kernel.ipcache_rows.keys() == {bytes([203, 0, 113, number]) for number in (18, 19)}
+    assert learner.kept_evicted == 18
+
+
+def test_after_the_time_an_address_stays_open_for_the_grace_period(kernel: Journal, tmp_path: Path) -> None:
+    learner = Learner(kernel, tmp_path, trust=NODE, grace=30.0)
+    learner.restore(0.0)
+    learner.prepare(snapshot(1, {1: policy(EXACT)}, EXACT), 0.0)
+    learner.commit(1, 0.0)
+    learner.learn(Fact(WWW), [IP], 5, 0.0)
+    learner.expire(34.0)
+    assert kernel.row(IP) == (WORLD, hashes(EXACT))
+    learner.expire(35.0)
+    assert kernel.ipcache_rows[IP] == WORLD

@@ -11,7 +11,8 @@ ROW = {"name": "API.example.com", "address": "198.51.100.1", "ttl": 42.5, "endpo
 
 
 def test_rows_are_names_that_the_operator_says() -> None:
-    found = read(json.dumps([ROW, {"name": "b.example.", "address": "2001:db8::1", "ttl": 1e12}]).encode())
+    over = ROW | {"source": "connection"}
+    found = read(json.dumps([ROW, over, {"name": "b.example.", "address": "2001:db8::1", "ttl": 1e12}]).encode())
     assert [(fact.name, fact.server, len(address), ttl) for fact, address, ttl in found] == [
         ("api.example.com.", "", 4, 42.5),
         ("b.example.", "", 16, 604_800),

@@ -49,6 +49,7 @@ class MemoryTables:
     number: int = 1
     endpoints: dict[str, EndpointRow] = field(default_factory=dict)
     identities: dict[str, int] = field(default_factory=dict)
+    established: dict[str, int] = field(default_factory=dict)
     names: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     lookups: int = 0
 
@@ -59,8 +60,9 @@ class MemoryTables:
         self.lookups += 1
         return self.endpoints.get(address)
 
-    def identity(self, address: str) -> int:
-        return self.identities.get(address, WORLD)
+    def identity(self, address: str, established: bool) -> int:
+        found = self.identities.get(address, WORLD)
+        return self.established.get(address, found) if established else found
 
     def fqdn_labels(self, identity: int) -> tuple[int, Sequence[int]] | None:
         return self.names.get(identity)
@@ -427,3 +429,15 @@ def test_names_are_pinned_only_if_the_process_is_told_to() -> None:
         assert flow.http(b"GET", b"/public", name, ()).allowed
         other = flow.http(b"GET", b"/public", b"other.test", ())
         assert (other.allowed, other.reason) == ((False, Reason.HOST_MISMATCH) if pinned else (True, Reason.NONE))
+
+
+def test_a_connection_outlives_the_name_that_opened_it_and_a_new_one_does_not_begin() -> None:
+    node = Node(egress(allow("fqdn", EXAMPLE)))
+    node.tables.identities[OUTSIDE] = NAMED
+    node.tables.names[NAMED] = (WORLD, (hash64("fqdn:*.example.com"),))
+    flow = node.flow()
+    assert get(flow) == (True, Reason.NONE, "fqdn allow")
+    node.tables.identities[OUTSIDE], node.tables.established[OUTSIDE] = WORLD, NAMED
+    node.tables.number = 2
+    assert get(flow) == (True, Reason.NONE, "fqdn allow")
+    assert get(node.flow()) == (False, Reason.POLICY_DENIED, "")
