@@ -15,9 +15,7 @@ import pytest
 from l7lab import Lab, traffic
 from l7lab.gate import Gate, examples, program
 from l7lab.process import wait_until
-from l7lab.services import SHORT_TTL
-from l7lab.topology import IN_CIDR, SERVICES_V4, UNNAMED
-from l7lab.traffic import Stream
+from l7lab.topology import SERVICES_V4, UNNAMED
 
 NAMES = 200
 HOSTS = [host for host in range(5, 255) if f"198.51.100.{host}" not in SERVICES_V4]
@@ -251,23 +249,6 @@ def test_each_way_to_ask_teaches(names: Gate, server: str, tcp: bool) -> None:
     for qtype, address in (("A", "198.51.100.1"), ("AAAA", "2001:db8:100::1")):
         assert traffic.dns(frontend, "api.example.com", qtype, server=server, tcp=tcp).addresses == (address,)
         assert open_(names, address)
-
-
-def test_an_address_is_forgotten_after_its_time_but_an_open_connection_goes_on(names: Gate, tmp_path: Path) -> None:
-    frontend = names.lab.frontend.namespace
-    assert not open_(names, IN_CIDR)
-    answer = traffic.dns(frontend, "short.example.com")
-    assert answer.answers[0].ttl == SHORT_TTL
-    with Stream.http(frontend, tmp_path / "log", "http://short.example.com/", address=IN_CIDR) as stream:
-        stream.wait_count(3)
-        wait_until(lambda: not any(row["address"] == IN_CIDR for row in cache(names)), "the address to expire")
-        wait_until(lambda: not open_(names, IN_CIDR), "new connections to be dropped")
-        mark = stream.mark()
-        stream.wait_count(10, mark=mark)
-        assert {(step.outcome, step.connection) for step in stream.outcomes()} == {("200", 1)}
-        assert not open_(names, IN_CIDR)
-        assert traffic.dns(frontend, "short.example.com").addresses == (IN_CIDR,)
-        assert open_(names, IN_CIDR)
 
 
 def test_names_differ_in_case_only_for_people(names: Gate) -> None:

@@ -47,6 +47,8 @@ class Role:
         self.told.append(("abort", revision))
 
     def answer(self, question: str) -> Any:
+        if question == "rows":
+            return ({"row": number} for number in range(1000))
         return {"question": question}
 
 
@@ -113,6 +115,30 @@ def test_it_greets_obeys_and_answers(tmp_path: Path) -> None:
     run(scenario())
     told = [("prepare", 8), ("commit", 8), ("prepare", 13), ("abort", 13), ("shutdown", 1.5)]
     assert role.told == told
+
+
+def test_a_long_answer_leaves_room_for_other_work(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        turns = 0
+        answer: wire.ToAgent | None = None
+
+        async def hear() -> None:
+            nonlocal answer
+            answer = await agent.hear()
+
+        async def other_work() -> None:
+            nonlocal turns
+            while answer is None:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with serving(tmp_path / "test.sock", Role()), connected(tmp_path / "test.sock") as agent:
+            agent.say(wire.Ask(1, "rows"))
+            await asyncio.gather(hear(), other_work())
+        assert answer == wire.Answer(1, [{"row": number} for number in range(1000)])
+        assert turns >= 1000 // control_port.ROWS_AT_ONCE
+
+    run(scenario())
 
 
 def test_flows_wait_for_an_agent_and_arrive_in_order(tmp_path: Path) -> None:
