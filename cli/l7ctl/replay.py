@@ -6,6 +6,7 @@ that it matches stands in.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from l7ctl.explain import judged
@@ -13,7 +14,7 @@ from l7observe import record
 from l7observe.record import AuditPeer, AuditRecord
 from l7policy.question import HttpRequest, Question, Side
 from l7policy.selectors import is_node, is_workload
-from l7policy.verdict import Protocol
+from l7policy.verdict import Direction, Protocol, Verdict
 
 _STAND_IN: Final = "replayed"
 
@@ -39,6 +40,12 @@ def question(found: AuditRecord) -> Question | None:
     source, destination = _side(found.source), _side(found.destination)
     if source is None or destination is None:
         return None
+    if found.verdict == Verdict.AUDIT.name:
+        # The end whose policy decided was audited then.
+        if found.direction == Direction.EGRESS.name.lower():
+            source = replace(source, audit=True)
+        else:
+            destination = replace(destination, audit=True)
     protocol = Protocol[found.protocol]
     http = None
     if found.http and found.http.path.startswith("/"):

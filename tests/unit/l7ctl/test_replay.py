@@ -46,6 +46,15 @@ def test_a_workload_is_its_labels_and_an_address_its_prefix_and_names() -> None:
     assert (found.protocols, found.port) == ((Protocol.TCP,), 443)
 
 
+def test_who_was_audited_is_audited_again() -> None:
+    found = replay.question(record(verdict="AUDIT"))
+    assert found is not None
+    assert (found.source.audit, found.destination.audit) == (True, None)
+    found = replay.question(record(verdict="AUDIT", direction="ingress"))
+    assert found is not None
+    assert (found.source.audit, found.destination.audit) == (None, True)
+
+
 def test_a_request_and_a_query_are_asked_again() -> None:
     found = replay.question(record(http=AuditHttp("GET", "a.example", "/x//y", 400)))
     assert found is not None
