@@ -66,6 +66,8 @@ class DnsConfig(Section, frozen=True):
     """Of all names together; about one kilobyte of memory each."""
     svcb_hints: Literal["learn", "keep", "strip"] = "learn"
     """Addresses in SVCB and HTTPS records: learnt for the asked name, relayed only, or taken out."""
+    bind_aliases: bool = False
+    """Targets of CNAMEs count for ``toFQDNs`` as if they had been asked for."""
     pre_cache: str = ""
     """A file of names that are known from the start, as ``l7ctl fqdn cache list -o json`` writes it."""
     trust: Literal["policy", "node"] = "policy"

@@ -118,7 +118,13 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
         shutdown,
     )
     server = DnsServer(
-        enforcement, learner, port.record, limits, hints=Hints(config.dns.svcb_hints), demand=port.demand
+        enforcement,
+        learner,
+        port.record,
+        limits,
+        hints=Hints(config.dns.svcb_hints),
+        bind_aliases=config.dns.bind_aliases,
+        demand=port.demand,
     )
     role.server = server
     for protocol, listener in made:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from typing import Protocol as Interface
 
-from l7dns import clock, record
+from l7dns import clock, names, record
 from l7dns.exchange import Exchange, Query
 from l7dns.histogram import Histogram
 from l7dns.learner import Learner
@@ -90,10 +90,13 @@ class DnsServer:
         limits: Limits | None = None,
         *,
         hints: Hints = Hints.LEARN,
+        bind_aliases: bool = False,
         demand: Demand | None = None,
         on_error: Callable[[str, BaseException], None] | None = None,
     ) -> None:
         """Not listening yet. `on_flow` gets each denial and failure, and each query if `demand` asks for it.
+
+        With `bind_aliases` the targets of CNAMEs that led to an address count as if they had been asked for.
 
         `on_error` gets bugs in the proxy's own tasks; a process that gets one should end and be started again.
         """
@@ -108,6 +111,7 @@ class DnsServer:
         self._learner = learner
         self._on_flow = on_flow
         self._hints = hints
+        self._bind_aliases = bind_aliases
         self._demand = demand or Demand()
         self._tasks = Tasks(on_error)
         self._inflight: dict[str, int] = {}
@@ -215,6 +219,10 @@ class DnsServer:
         learner, now = self._learner, clock.boottime()
         written = learner.kernel_writes
         problem = learner.learn(Fact(step.name, *query.server), step.addresses, step.ttl, now, endpoint)
+        if self._bind_aliases:
+            for alias in step.aliases:
+                fact = Fact(names.text(alias), *query.server)
+                problem = problem or learner.learn(fact, step.addresses, step.ttl, now, endpoint)
         if learner.kernel_writes != written:
             self.learn_seconds.observe(clock.boottime() - now)
         return problem

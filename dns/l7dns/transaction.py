@@ -84,6 +84,8 @@ class Learn(msgspec.Struct, frozen=True):
     name: str
     addresses: tuple[bytes, ...]
     ttl: int
+    aliases: tuple[bytes, ...] = ()
+    """Targets of the CNAMEs on the way, in wire form."""
 
 
 _WITHOUT_HINTS: Final = (int(message.Type.A), int(message.Type.AAAA))
@@ -167,7 +169,7 @@ class Transaction:
             return self._end(result)
         self._state = _State.LEARNING
         self._pending = result
-        return Learn(question.name, found.addresses, found.ttl)
+        return Learn(question.name, found.addresses, found.ttl, found.aliases)
 
     def learnt(self, problem: str = "") -> Answered:
         """The kernel holds the addresses (or does not: `problem`), so the answer may go."""

@@ -145,3 +145,11 @@ def test_a_query_may_be_sent_again_under_another_id(response: Callable[..., byte
     transaction = forwarded()
     assert transaction.forward(9)[:2] == b"\0\x09"
     assert transaction.received(response(WWW, "A")) is None  # that was for the first
+
+
+def test_the_aliases_on_the_way_are_told(response: Callable[..., bytes]) -> None:
+    transaction = forwarded()
+    learn = transaction.received(
+        response(WWW, "A", f"{WWW} 300 CNAME Edge.example.net.", "edge.example.net. 30 A 192.0.2.1")
+    )
+    assert learn == Learn(WWW, (bytes([192, 0, 2, 1]),), 30, (b"\x04edge\x07example\x03net\0",))
