@@ -58,7 +58,46 @@ def read_names(data: bytes) -> None:
         prefix = f"{label}+([.]{label}+)*[.]" if leading else ""
         rest = text[leading.end() :] if leading else text
         expression = prefix + re.sub(r"\*+", f"{label}*", rest.replace(".", "[.]").replace("-", "[-]"))
-    assert names.name_set((peer,)).matches(name) == (re.fullmatch(expression, name) is not None), (peer, name)
+    # No name on the wire is longer, so a longer one matches nothing.
+    expected = len(name) <= 255 and re.fullmatch(expression, name) is not None
+    assert names.name_set((peer,)).matches(name) == expected, (peer, name)
+
+
+def read_server_names(data: bytes) -> None:
+    """A pattern of serverNames and a name, a line each: the matcher says what Cilium's regular expression says."""
+    import re  # noqa: PLC0415
+
+    from l7policy import sni  # noqa: PLC0415
+
+    pattern, _, name = data.decode("utf-8", "replace").partition("\n")
+    try:
+        pattern = sni.check(pattern)
+    except ValueError:
+        return
+    label = "[-a-z0-9_]"
+    if pattern == "*":
+        expression = f"{label}+([.]{label}+)*"
+    else:
+        words = {"**": f"{label}+([.]{label}+)*", "*": f"{label}*", ".": "[.]"}
+        expression = "".join(words.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|[.])", pattern))
+    expected = 0 < len(name) <= sni.MAX_PATTERN and name.isascii() and bool(re.fullmatch(expression, name.lower()))
+    assert sni.ServerNames([pattern]).matches(name) == expected, (pattern, name)
+
+
+def read_cluster(data: bytes) -> None:
+    """A cluster's YAML is refused with places, or every workload in it can be asked about by its name."""
+    from l7policy import cluster, question  # noqa: PLC0415
+    from l7policy.errors import PolicyErrors  # noqa: PLC0415
+    from l7policy.policydoc import Source  # noqa: PLC0415
+
+    try:
+        found = cluster.read([Source("fuzz.yaml", data.decode("utf-8", "surrogateescape"))])
+    except PolicyErrors as refused:
+        if not refused.errors or any(error.path != "fuzz.yaml" or not error.message for error in refused.errors):
+            raise
+        return
+    for name, endpoint in found.endpoints.items():
+        assert question.side(name, found).labels == endpoint.labels
 
 
 def read_expressions(data: bytes) -> None:
@@ -237,7 +276,9 @@ def read_dns_stream(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "documents": read_documents,
     "names": read_names,
+    "server_names": read_server_names,
     "expressions": read_expressions,
+    "cluster": read_cluster,
     "client_hello": read_client_hello,
     "requests": read_requests,
     "answers": read_answers,
@@ -264,9 +305,11 @@ def main() -> None:
     with atheris.instrument_imports(include=["l7policy", "l7proxy", "l7dns"]):
         import l7dns.answer  # noqa: PLC0415
         import l7dns.frames  # noqa: F401, PLC0415
+        import l7policy.cluster  # noqa: PLC0415
         import l7policy.documents  # noqa: PLC0415
         import l7policy.http  # noqa: PLC0415
-        import l7policy.names  # noqa: F401, PLC0415
+        import l7policy.names  # noqa: PLC0415
+        import l7policy.sni  # noqa: F401, PLC0415
         import l7proxy.client_hello  # noqa: PLC0415
         import l7proxy.request_head  # noqa: PLC0415
         import l7proxy.response_head  # noqa: F401, PLC0415
