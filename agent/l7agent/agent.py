@@ -57,6 +57,12 @@ def _text(path: Path) -> str:
         raise ReloadFailed(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
+def _inspect(declared: Declared) -> workload.Attachment:
+    if declared.cgroup:
+        return workload.inspect_cgroup(declared.cgroup)
+    return workload.inspect(declared.netns, declared.interface)
+
+
 class StartFailed(Exception):
     """The agent cannot run, in one line."""
 
@@ -262,7 +268,7 @@ class Agent:
 
     async def add_endpoint(self, declared: Declared) -> Endpoint:
         """Puts a workload under policy. Raises EndpointError, WorkloadError, ReloadFailed."""
-        attachment = await asyncio.to_thread(workload.inspect, declared.netns, declared.interface)
+        attachment = await asyncio.to_thread(_inspect, declared)
         async with self._change:
             if refusal := self._refusal(attachment):
                 raise Conflict(refusal)
@@ -319,7 +325,11 @@ class Agent:
         for other in self.endpoints:
             if other.attachment is None or (own is not None and other.id == own.id):
                 continue
-            if other.attachment.ifindex == attachment.ifindex:
+            if attachment.cgroup is not None and other.attachment.cgroup is not None:
+                folders = attachment.cgroup.folder, other.attachment.cgroup.folder
+                if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+                    return f"one cgroup lies within the other: {folders[0]} and endpoint {other.declared.name!r}"
+            elif other.attachment.ifindex == attachment.ifindex:
                 return f"{attachment.interface} belongs to endpoint {other.declared.name!r} already"
             if shared := set(other.attachment.addresses) & set(attachment.addresses):
                 return f"address {min(shared)} belongs to endpoint {other.declared.name!r} already"
@@ -344,11 +354,11 @@ class Agent:
         for endpoint in gone:
             self.endpoints.remove(endpoint)
         new = []
-        known = {(e.declared.name, e.declared.netns, e.declared.interface): e for e in gone}
+        known = {(e.declared.name, e.declared.place): e for e in gone}
         for name, declared in wanted.items():
             if self.endpoints.find(name) is None:
                 try:
-                    same = known.get((name, declared.netns, declared.interface))
+                    same = known.get((name, declared.place))
                     new.append(self.endpoints.add(declared, same))
                 except Conflict as error:
                     _log.error("%s: %s", declared.source, error)
@@ -379,7 +389,8 @@ class Agent:
             if endpoint.attachment is None or self.endpoints.get(endpoint.id) is not None:
                 continue
             # A clsact filter belongs to the interface, a link to the endpoint.
-            if endpoint.attachment.ifindex not in taken or self.datapath.attach_mode == "tcx":
+            linked = endpoint.attachment.cgroup is not None or self.datapath.attach_mode == "tcx"
+            if linked or endpoint.attachment.ifindex not in taken:
                 await asyncio.to_thread(self.datapath.detach_endpoint, endpoint)
 
     async def _locate_all(self, *, glance: bool = False) -> bool:
@@ -389,12 +400,11 @@ class Agent:
         """
         moved = False
         for endpoint in self.endpoints:
-            if glance and endpoint.attachment is not None and endpoint.attachment.stands(endpoint.declared.netns):
+            declared = endpoint.declared
+            if glance and endpoint.attachment and endpoint.attachment.stands(declared.netns, declared.cgroup):
                 continue
             try:
-                attachment = await asyncio.to_thread(
-                    workload.inspect, endpoint.declared.netns, endpoint.declared.interface
-                )
+                attachment = await asyncio.to_thread(_inspect, endpoint.declared)
                 message = self._refusal(attachment, endpoint)
             except workload.WorkloadError as error:
                 attachment, message = None, str(error)

@@ -38,8 +38,9 @@ T = TypeVar("T")
 class EndpointRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Body of POST /v1/endpoints."""
 
-    netns: str
     labels: list[str]
+    netns: str = ""
+    cgroup: str = ""
     name: str = ""
     interface: str = ""
     ports: list[str] = []
@@ -123,7 +124,7 @@ def problems() -> Iterator[None]:
         raise Problem(
             404 if error.missing else 400,
             str(error),
-            "create it first; `ip netns list` shows what exists" if error.missing else "",
+            "create it first; `ip netns list` and `systemd-cgls` show what exists" if error.missing else "",
         ) from error
     except UnknownRevision as error:
         raise Problem(404, str(error), "l7ctl rules revisions lists what is kept") from error
@@ -155,7 +156,13 @@ class Api:
     async def add_endpoint(self, request: Request) -> Response:
         wanted = await body(request, EndpointRequest)
         declared = endpoints.declare(
-            wanted.netns, wanted.labels, wanted.name, wanted.interface, ports=wanted.ports, audit=wanted.audit
+            wanted.netns,
+            wanted.labels,
+            wanted.name,
+            wanted.interface,
+            cgroup=wanted.cgroup,
+            ports=wanted.ports,
+            audit=wanted.audit,
         )
         endpoint = await self._agent.add_endpoint(declared)
         return reply(views.endpoint(self._agent, endpoint), 201)

@@ -12,7 +12,7 @@ identities, which costs microseconds for each. One compilation is under way at a
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from l7agent.endpoints import Endpoint
 from l7agent.identities import RESERVED, Identities
@@ -23,6 +23,9 @@ from l7policy.model import EndpointPolicy, FqdnPeer, Labels, NamedPort, Origin
 from l7policy.policydoc import Policy
 from l7policy.resolve import Mode
 from l7policy.resolver import Digest, PolicyKey, Resolver, Row, Workload, keyed
+
+LOOPBACK: Final = "127.0.0.0/8"
+"""All of it is the node's own; for IPv6 the one address is among the node's addresses."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -131,6 +134,7 @@ class Compiler:
             numbered[identity] = labels
             prefixes[network] = identity
         # What is on this node is known by its labels, whatever CIDR it lies in (field: identity wins over IP).
+        prefixes[LOOPBACK] = ids.HOST
         for address in node_addresses:
             prefixes[str(ipaddress.ip_network(address))] = ids.HOST
         for endpoint in endpoints:

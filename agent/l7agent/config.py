@@ -45,6 +45,8 @@ class MapsConfig(Section, frozen=True):
     policy: Count = 65536
     conntrack: Count = 131072
     fragments: Count = 4096
+    host_flows: Count = 32768
+    """Flows of processes of the node itself, those of endpoints that are cgroups."""
     endpoints: Count = 1024
     fqdn_identities: Count = 16384
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from l7agent import dataplane, statefile
+from l7agent import dataplane, statefile, workload
 from l7agent.config import Config
 from l7agent.endpoints import Endpoint
 from l7bpf import bpffs, loader, migration, routing
@@ -67,6 +67,7 @@ class Datapath:
                 max_policy=sizes.policy,
                 max_conntrack=sizes.conntrack,
                 max_fragments=sizes.fragments,
+                max_host_flows=sizes.host_flows,
                 max_fqdn_identities=sizes.fqdn_identities,
             ),
         )
@@ -120,20 +121,35 @@ class Datapath:
                 self._attacher.attach_uplink(socket.if_nametoindex(name))
             except OSError as error:
                 raise DatapathError(f"uplink {name}: no such interface (config key uplinks)") from error
+        self._offer_way_back(uplinks)
         self.uplinks = uplinks
 
     def restore_routes(self) -> None:
         """Puts back what a network manager took away of the way to the proxies. Raises DatapathError."""
         routing.add(statefile.load(self._saved_settings, dict[str, str]))
 
+    def _offer_way_back(self, uplinks: list[str]) -> None:
+        """Tells the programs of cgroups from which interfaces a packet finds its way back to a proxy."""
+        table = self.maps.uplinks
+        wanted = workload.ethernet(uplinks)
+        for ifindex in table.indexes() - wanted:
+            table.discard(ifindex)
+        for ifindex in wanted:
+            table.add(ifindex)
+
     def attach_endpoint(self, endpoint: Endpoint) -> None:
         """Judges the workload's packets from now on. Raises DatapathError."""
         assert endpoint.attachment is not None  # noqa: S101 - a bug, not an input
+        if endpoint.attachment.cgroup is not None:
+            self._attacher.attach_cgroup(endpoint.attachment.cgroup, endpoint.id, self.maps.cgroup_endpoints)
+            return
         self._attacher.attach_endpoint(endpoint.attachment.ifindex, endpoint.id)
 
     def detach_endpoint(self, endpoint: Endpoint) -> None:
         """Lets the workload's packets pass unjudged. Raises DatapathError."""
-        if endpoint.attachment is not None:
+        if endpoint.attachment is not None and endpoint.attachment.cgroup is not None:
+            self._attacher.detach_cgroup(endpoint.id)
+        elif endpoint.attachment is not None:
             self._attacher.detach_endpoint(endpoint.attachment.ifindex, endpoint.id)
 
     def on_events(self, callback: Callable[[list[Event]], None]) -> None:
@@ -171,6 +187,10 @@ def remove(config: Config) -> Iterator[str]:
             for ifindex, endpoint_id in list(maps.endpoint_by_ifindex.items()):
                 attacher.detach_endpoint(ifindex, endpoint_id)
                 yield f"endpoint {endpoint_id} detached"
+        for name in attacher.links():
+            if name.startswith("cgroup_") and name.endswith("_egress"):
+                attacher.detach_cgroup(int(name.split("_")[1]))
+                yield f"endpoint {name.split('_')[1]} detached"
         for ifindex, name in socket.if_nameindex():
             attacher.detach_uplink(ifindex)
             if name in (config.uplinks if isinstance(config.uplinks, list) else ()):

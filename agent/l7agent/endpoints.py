@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Final
 
 import msgspec
@@ -50,6 +50,13 @@ class Declared(msgspec.Struct, frozen=True):
     """Ports that policies may call by name."""
     audit: bool | None = None
     """Whether what its policy denies passes and is recorded; None: as the node's configuration says."""
+    cgroup: str = ""
+    """Path of a cgroup, for processes of the node itself; then there is no `netns`."""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What two endpoints cannot share."""
+        return self.netns, self.interface, self.cgroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +96,9 @@ class _Saved(msgspec.Struct):
 
 
 class _FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    netns: str
     labels: dict[str, str] | list[str]
+    netns: str = ""
+    cgroup: str = ""
     name: str = ""
     interface: str = ""
     ports: list[str] = []
@@ -104,11 +112,18 @@ def declare(
     interface: str = "",
     source: str = "command",
     *,
+    cgroup: str = "",
     ports: list[str] | None = None,
     audit: bool | None = None,
 ) -> Declared:
     """Checks what was said and puts it in canonical form. Raises EndpointError."""
-    if not netns or "\0" in netns or ("/" in netns and not netns.startswith("/")):
+    if bool(netns) == bool(cgroup):
+        raise EndpointError("an endpoint is either a network namespace (netns) or a cgroup")
+    if cgroup:
+        cgroup = _cgroup_path(cgroup)
+        if interface:
+            raise EndpointError("a cgroup has no interface of its own")
+    elif not netns or "\0" in netns or ("/" in netns and not netns.startswith("/")):
         raise EndpointError(f"{netns!r} is neither the name of a network namespace nor an absolute path to one")
     try:
         canonical = workload_labels(labels)
@@ -116,12 +131,23 @@ def declare(
         raise EndpointError(str(error)) from error
     if not canonical:
         raise EndpointError("an endpoint needs at least one label; policies select it by its labels")
-    chosen = name or netns.rsplit("/", 1)[-1]
+    chosen = name or (netns or cgroup).rsplit("/", 1)[-1]
     if not chosen.replace("-", "").replace(".", "").replace("_", "").replace("/", "").isalnum() or chosen.isdigit():
         raise EndpointError(
             f"{chosen!r} cannot name an endpoint: letters, digits, '-', '_', '.' and '/', not only digits"
         )
-    return Declared(chosen, netns, tuple(sorted(canonical)), interface, source, _named_ports(ports or []), audit)
+    found = tuple(sorted(canonical))
+    return Declared(chosen, netns, found, interface, source, _named_ports(ports or []), audit, cgroup)
+
+
+def _cgroup_path(text: str) -> str:
+    """As /proc/PID/cgroup writes it."""
+    path = PurePosixPath(text)
+    if not text.startswith("/") or "\0" in text or ".." in path.parts or len(path.parts) < 2:
+        raise EndpointError(
+            f"{text!r} is not the path of a cgroup below the root of the hierarchy, like /system.slice/x.service"
+        )
+    return "/" + "/".join(path.parts[1:])
 
 
 def _named_ports(texts: list[str]) -> tuple[NamedPort, ...]:
@@ -175,7 +201,7 @@ def relabelled(declared: Declared, add: list[str], delete: list[str]) -> Declare
         kept.update({split(label)[0]: label for label in map(workload_label, add)})
     except LabelError as error:
         raise EndpointError(str(error)) from error
-    again = declare(declared.netns, sorted(kept.values()), declared.name, declared.interface)
+    again = declare(declared.netns, sorted(kept.values()), declared.name, declared.interface, cgroup=declared.cgroup)
     return msgspec.structs.replace(declared, labels=again.labels)
 
 
@@ -201,6 +227,7 @@ def read_folder(folder: Path) -> tuple[Declared, ...]:
                             entry.name,
                             entry.interface,
                             str(path),
+                            cgroup=entry.cgroup,
                             ports=entry.ports,
                             audit=entry.audit,
                         )
@@ -260,8 +287,11 @@ class Endpoints:
         for other in self._all.values():
             if other.declared.name == declared.name:
                 raise Conflict(f"an endpoint named {declared.name!r} exists already (id {other.id})")
-            if (other.declared.netns, other.declared.interface) == (declared.netns, declared.interface):
-                raise Conflict(f"namespace {declared.netns!r} is endpoint {other.declared.name!r} already")
+            if other.declared.place == declared.place:
+                kind = "cgroup" if declared.cgroup else "namespace"
+                raise Conflict(
+                    f"{kind} {(declared.netns or declared.cgroup)!r} is endpoint {other.declared.name!r} already"
+                )
         if same is not None:
             number = same.id
         else:

@@ -210,6 +210,8 @@ class KernelState:
                 undo.append(
                     partial(addresses.delete, address) if owner is None else partial(addresses.update, address, owner)
                 )
+            if not ifindex:  # a cgroup's row is the datapath's matter
+                continue
             owner = indexes.get(ifindex)
             indexes.update(ifindex, endpoint_id)
             undo.append(partial(indexes.delete, ifindex) if owner is None else partial(indexes.update, ifindex, owner))

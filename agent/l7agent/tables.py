@@ -4,6 +4,7 @@
 The proxies resolve a flow from the very maps the datapath judged it by, so the two cannot disagree (docs/adr/0003).
 """
 
+from l7bpf.flows import ConntrackKey
 from l7bpf.maps import Maps
 from l7policy.enforcement import EndpointRow
 from l7policy.ids import WORLD, EndpointId, IdentityId, PolicyId
@@ -24,6 +25,14 @@ class KernelTables:
         endpoint_id = self._maps.endpoint_by_address.get(address)
         if endpoint_id is None:
             return None
+        return self._row(endpoint_id)
+
+    def process(self, client: str, client_port: int, destination: str, port: int, protocol: int) -> EndpointRow | None:
+        """The workload whose process began a flow, as its program recorded it with the flow's first packet."""
+        flow = self._maps.host_flows.get(ConntrackKey(client, destination, client_port, port, protocol))
+        return None if flow is None or not flow.began.endpoint_id else self._row(flow.began.endpoint_id)
+
+    def _row(self, endpoint_id: int) -> EndpointRow | None:
         row = self._maps.endpoints.get(endpoint_id)
         if row is None:
             return None

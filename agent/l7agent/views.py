@@ -110,6 +110,7 @@ def endpoint(agent: Agent, endpoint: Endpoint) -> View:
         "id": endpoint.id,
         "name": endpoint.declared.name,
         "netns": endpoint.declared.netns,
+        "cgroup": endpoint.declared.cgroup,
         "interface": attachment.interface if attachment else "",
         "ifindex": attachment.ifindex if attachment else 0,
         "addresses": list(attachment.addresses) if attachment else [],

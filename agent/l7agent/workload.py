@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks into a network namespace: which addresses the workload has, and which interface of the node leads to it."""
+"""Where a workload is: which interface of the node leads to its network namespace and which addresses it has, or which
+cgroup its processes live in."""
 
 import contextlib
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +15,16 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netns import setns
 
+from l7bpf import cgroups
+from l7bpf.cgroups import Cgroup
+from l7bpf.errors import DatapathError
+
 NETNS_FOLDER: Final = Path("/run/netns")
 GLOBAL: Final = 0
 _TABLE_LOCAL: Final = 255
 _DELIVERED: Final = frozenset({2, 3, 4})
 """Kinds of route that end at this node: local, broadcast, anycast."""
+_ETHERNET: Final = 1
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -32,20 +39,23 @@ class WorkloadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """Where a workload meets the node."""
+    """Where a workload meets the node: behind an interface, or in a cgroup of the node itself."""
 
-    interface: str
-    """Name of the node's side of the pair."""
-    ifindex: int
-    """Index of it, in the node's namespace."""
-    addresses: tuple[str, ...]
-    """The workload's addresses, without prefix length; no link-local ones."""
-    namespace: int
+    interface: str = ""
+    """Name of the node's side of the pair; empty for a cgroup."""
+    ifindex: int = 0
+    """Index of it, in the node's namespace; 0 for a cgroup."""
+    addresses: tuple[str, ...] = ()
+    """The workload's addresses, without prefix length; no link-local ones. A cgroup's processes have the node's."""
+    namespace: int = 0
     """Inode of the namespace: a name can come back with another one behind it."""
+    cgroup: Cgroup | None = None
 
-    def stands(self, netns: str) -> bool:
-        """Whether namespace and interface are still the same: two system calls instead of a look inside."""
+    def stands(self, netns: str, cgroup: str) -> bool:
+        """Whether all of it is still the same: a system call or two instead of a look inside."""
         try:
+            if self.cgroup is not None:
+                return cgroups.find(cgroup) == self.cgroup
             return (
                 socket.if_indextoname(self.ifindex) == self.interface
                 and netns_path(netns).stat().st_ino == self.namespace
@@ -57,6 +67,24 @@ class Attachment:
 def netns_path(netns: str) -> Path:
     """The file behind a namespace's name, as `ip netns` has it."""
     return Path(netns) if netns.startswith("/") else NETNS_FOLDER / netns
+
+
+def inspect_cgroup(path: str) -> Attachment:
+    """Finds a cgroup of the unified hierarchy. Blocking. Raises WorkloadError."""
+    try:
+        found = cgroups.find(path)
+        own = cgroups.root() / cgroups.of_process("self").lstrip("/")
+    except FileNotFoundError as error:
+        raise WorkloadError(f"no cgroup {path!r} ({error.filename} does not exist)", missing=True) from error
+    except OSError as error:
+        raise WorkloadError(f"cgroup {path!r}: {error.strerror}") from error
+    except DatapathError as error:
+        raise WorkloadError(f"cgroup {path!r}: {error}") from error
+    if own.is_relative_to(found.folder):
+        raise WorkloadError(
+            f"l7d itself runs in cgroup {path!r}: its proxies must not be subject to a workload's policy"
+        )
+    return Attachment(cgroup=found)
 
 
 def inspect(netns: str, interface: str = "") -> Attachment:
@@ -176,6 +204,13 @@ def _inside(path: Path) -> tuple[list[Any], list[Any]]:
 def _kind(link: Any) -> str:
     info = link.get_attr("IFLA_LINKINFO")
     return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
+
+
+def ethernet(interfaces: Iterable[str]) -> set[int]:
+    """Indexes of those interfaces whose frames begin with addresses like Ethernet's. Blocking."""
+    with contextlib.closing(IPRoute()) as node:
+        names = {link.get_attr("IFLA_IFNAME"): link for link in node.get_links()}
+        return {names[name]["index"] for name in interfaces if name in names and names[name]["ifi_type"] == _ETHERNET}
 
 
 def node_addresses() -> dict[str, str]:

@@ -18,7 +18,10 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from l7bpf import bpffs, libbpf
+from l7bpf.cgroups import Cgroup
 from l7bpf.errors import DatapathError
+from l7bpf.hostflows import CgroupEndpoint
+from l7bpf.maps import CgroupEndpoints
 
 Mode = Literal["auto", "tcx", "tc"]
 
@@ -31,6 +34,10 @@ _HANDLE = 1
 _GONE = {errno.ENODEV, errno.ENOENT, errno.ENOLINK, errno.EINVAL}
 
 _ENDPOINT = (("from_endpoint", _INGRESS), ("to_endpoint", _EGRESS))
+_CGROUP = (
+    ("cgroup_ingress", libbpf.BPF_CGROUP_INET_INGRESS),
+    ("cgroup_egress", libbpf.BPF_CGROUP_INET_EGRESS),
+)
 _UPLINK = (("from_uplink", _INGRESS), ("to_uplink", _EGRESS))
 
 
@@ -59,6 +66,34 @@ class Attacher:
     def detach_uplink(self, ifindex: int) -> None:
         self._detach(_UPLINK, ifindex, f"uplink_{ifindex}")
 
+    def attach_cgroup(self, cgroup: Cgroup, endpoint_id: int, table: CgroupEndpoints) -> None:
+        """Both directions of all sockets of a cgroup. From the first link to the row, all they send is dropped."""
+        try:
+            folder = os.open(cgroup.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DatapathError(f"{cgroup.folder}: {error.strerror}") from error
+        try:
+            if os.fstat(folder).st_ino != cgroup.number:
+                raise DatapathError(f"{cgroup.folder} is another cgroup by now")
+            for name, hook in _CGROUP:
+                pin = self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}"
+                with self._program(name) as program:
+                    # Never an older layout's link: a program finds its row in the table that its link was made with.
+                    if not self._replace(pin, program, cgroup.number & 0xFFFFFFFF):
+                        self._create_link(pin, program, folder, hook, 0)
+            table.update(CgroupEndpoint(cgroup.number, endpoint_id, cgroup.level))
+        except OSError as error:
+            raise DatapathError(
+                f"the programs cannot be attached to cgroup {cgroup.folder}: {error.strerror}"
+            ) from error
+        finally:
+            os.close(folder)
+
+    def detach_cgroup(self, endpoint_id: int) -> None:
+        """Lets the sockets of the endpoint's cgroup alone again, if it is still there."""
+        for name, _ in _CGROUP:
+            self._remove_link(self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}")
+
     def attach_steer(self, netns_fd: int | None = None) -> None:
         """The socket lookup of a network namespace: the given one, or the calling thread's."""
         pin = self._links / "steer"
@@ -78,7 +113,7 @@ class Attacher:
         self._remove_link(self._links / "steer")
 
     def links(self) -> list[str]:
-        """Names of the pinned links: ``endpoint_7_from``, ``uplink_2_to``, ``steer``."""
+        """Names of the pinned links: ``endpoint_7_from``, ``cgroup_8_egress``, ``uplink_2_to``, ``steer``."""
         return sorted(path.name for path in self._links.iterdir()) if self._links.is_dir() else []
 
     def _attach(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> None:

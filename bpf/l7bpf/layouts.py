@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, Self
 
-LAYOUT: Final = "v2"
+LAYOUT: Final = "v3"
 """Last part of the pins' path. Raised whenever a struct or a table changes its shape."""
 
 ENFORCE_EGRESS: Final = 1
@@ -33,7 +33,16 @@ METRIC_EVENTS_LOST: Final = 255
 EVENT_DROP: Final = 1
 EVENT_VERDICT: Final = 2
 EVENT_TRACE: Final = 4
-POINTS: Final = ("", "from-endpoint", "to-endpoint", "from-uplink", "to-uplink", "steer")
+POINTS: Final = (
+    "",
+    "from-endpoint",
+    "to-endpoint",
+    "from-uplink",
+    "to-uplink",
+    "steer",
+    "cgroup-egress",
+    "cgroup-ingress",
+)
 """Names of the programs, by POINT_…"""
 
 LISTENER_SLOTS: Final = 8
@@ -41,6 +50,7 @@ FQDN_SELECTORS: Final = 30
 
 MARK_MASK: Final = 0xF00
 MARK_TO_PROXY: Final = 0x200
+MARK_FROM_HOST: Final = 0x300
 MARK_TO_CLIENT: Final = 0xA00
 MARK_TO_SERVER: Final = 0xB00
 

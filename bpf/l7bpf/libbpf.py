@@ -20,6 +20,8 @@ LIBRARY = "libbpf.so.1"
 BPF_ANY = 0
 BPF_NOEXIST = 1
 BPF_F_BEFORE = 1 << 3
+BPF_CGROUP_INET_INGRESS = 0
+BPF_CGROUP_INET_EGRESS = 1
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
 BPF_SK_LOOKUP = 36
@@ -64,7 +66,7 @@ class _MapInfo(ctypes.Structure):
 
 
 class _LinkInfo(ctypes.Structure):
-    """The head of struct bpf_link_info; `target` is tcx.ifindex or netns.netns_ino."""
+    """The head of struct bpf_link_info; `target` is tcx.ifindex, netns.netns_ino or half of cgroup.cgroup_id."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -90,7 +92,8 @@ class MapInfo:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """What the kernel says of a link. `target` is an interface's index or a network namespace's inode; 0: gone."""
+    """What the kernel says of a link. `target` is an interface's index, a network namespace's inode, or the lower half
+    of a cgroup's number; 0: gone."""
 
     type: int
     program_id: int
@@ -262,7 +265,7 @@ def lookup_batch(
 
 
 def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:
-    """Attaches a program to an interface's index or a namespace's descriptor."""
+    """Attaches a program to an interface's index, or to a namespace's or cgroup's descriptor."""
     options = _LinkCreateOpts(sz=ctypes.sizeof(_LinkCreateOpts), flags=flags)
     return _checked(_library().bpf_link_create(program, target, attach_type, ctypes.byref(options)))
 

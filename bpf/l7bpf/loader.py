@@ -24,6 +24,7 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 _CHILD = Path(__file__).with_name("compile_child.py")
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _BPF_PROG_TYPE_SCHED_CLS = 3
+_BPF_PROG_TYPE_CGROUP_SKB = 8
 _BPF_PROG_TYPE_SK_LOOKUP = 30
 
 PROGRAMS = {
@@ -31,6 +32,8 @@ PROGRAMS = {
     "to_endpoint": (_BPF_PROG_TYPE_SCHED_CLS, -1),
     "from_uplink": (_BPF_PROG_TYPE_SCHED_CLS, -1),
     "to_uplink": (_BPF_PROG_TYPE_SCHED_CLS, -1),
+    "cgroup_ingress": (_BPF_PROG_TYPE_CGROUP_SKB, libbpf.BPF_CGROUP_INET_INGRESS),
+    "cgroup_egress": (_BPF_PROG_TYPE_CGROUP_SKB, libbpf.BPF_CGROUP_INET_EGRESS),
     "steer": (_BPF_PROG_TYPE_SK_LOOKUP, libbpf.BPF_SK_LOOKUP),
 }
 
@@ -55,6 +58,7 @@ class Constants:
     max_policy: int = 65536
     max_conntrack: int = 131072
     max_fragments: int = 4096
+    max_host_flows: int = 32768
     max_fqdn_identities: int = 16384
     max_event_bytes: int = 1 << 20
     """A power of two."""

@@ -14,13 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from l7bpf import libbpf
 from l7bpf.errors import DatapathError, MapFull
 from l7bpf.flows import ConntrackEntry, ConntrackKey, FragmentEntry, FragmentKey
+from l7bpf.hostflows import CgroupEndpoint, HostFlow
 from l7bpf.layouts import (
     U32,
     AddressKey,
@@ -278,6 +279,43 @@ class Fragments(Table[FragmentKey, FragmentEntry]):
     row = FragmentEntry
 
 
+class HostFlows(Table[ConntrackKey, HostFlow]):
+    """Flows of the node's own processes, and whose they are. The kernel evicts the least recently used."""
+
+    name = "host_flows"
+    key = ConntrackKey
+    row = HostFlow
+
+
+class CgroupEndpoints(_Pinned):
+    """Cgroup → whose endpoint it is. The kernel makes a row, of zeros, with the first program, and takes it away."""
+
+    name = "cgroup_endpoints"
+
+    def get(self, cgroup_id: int) -> CgroupEndpoint | None:
+        data = libbpf.lookup(self.fd, cgroup_id.to_bytes(8, sys.byteorder), self.spec.value_size)
+        return None if data is None else CgroupEndpoint.unpack(data)
+
+    def update(self, row: CgroupEndpoint) -> None:
+        """Until this is done, all packets of the cgroup's processes are dropped."""
+        self._write(row.cgroup_id.to_bytes(8, sys.byteorder), row.pack())
+
+
+class Uplinks(_Pinned):
+    """Interfaces whose program can turn a packet back to a proxy. The value says nothing."""
+
+    name = "uplinks"
+
+    def add(self, ifindex: int) -> None:
+        self._write(U32(ifindex).pack(), U32(1).pack())
+
+    def discard(self, ifindex: int) -> None:
+        libbpf.delete(self.fd, U32(ifindex).pack())
+
+    def indexes(self) -> set[int]:
+        return {U32.unpack(key).value for key, _ in self._rows()}
+
+
 class FqdnIdentities(_Pinned):
     """Identity that the DNS process made → its base identity and selectors."""
 
@@ -400,6 +438,9 @@ class Maps:
     policy: PolicyMap
     conntrack: Conntrack
     fragments: Fragments
+    host_flows: HostFlows
+    cgroup_endpoints: CgroupEndpoints
+    uplinks: Uplinks
     config: ConfigMap
     fqdn_identities: FqdnIdentities
     listeners: Listeners
@@ -418,6 +459,9 @@ class Maps:
                 PolicyMap,
                 Conntrack,
                 Fragments,
+                HostFlows,
+                CgroupEndpoints,
+                Uplinks,
                 ConfigMap,
                 FqdnIdentities,
                 Listeners,
@@ -431,19 +475,7 @@ class Maps:
         return cls(*opened)  # type: ignore[arg-type]
 
     def all(self) -> tuple[_Pinned, ...]:
-        return (
-            self.endpoints,
-            self.endpoint_by_ifindex,
-            self.endpoint_by_address,
-            self.ipcache,
-            self.policy,
-            self.conntrack,
-            self.fragments,
-            self.config,
-            self.fqdn_identities,
-            self.listeners,
-            self.metrics,
-        )
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def close(self) -> None:
         for table in self.all():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from l7bpf.flows import ConntrackEntry, ConntrackKey, FragmentEntry, FragmentKey
+from l7bpf.hostflows import CgroupEndpoint, HostFlow
 from l7bpf.layouts import (
     U32,
     AddressKey,
@@ -36,7 +37,8 @@ def _spec(name: str, kind: int, key: struct.Struct, value: struct.Struct | int, 
     return MapSpec(name, kind, key.size, value if isinstance(value, int) else value.size, size_macro)
 
 
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _SOCKHASH, _RINGBUF = 1, 2, 6, 9, 11, 18, 27
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _SOCKHASH, _CGROUP_STORAGE, _RINGBUF = 1, 2, 6, 9, 11, 18, 19, 27
+_U64 = struct.Struct("=Q")
 
 MAPS: Final = {
     spec.name: spec
@@ -48,6 +50,9 @@ MAPS: Final = {
         _spec("policy", _LPM_TRIE, PolicyKey.LAYOUT, PolicyEntry.LAYOUT, "MAX_POLICY"),
         _spec("conntrack", _LRU_HASH, ConntrackKey.LAYOUT, ConntrackEntry.LAYOUT, "MAX_CONNTRACK"),
         _spec("fragments", _LRU_HASH, FragmentKey.LAYOUT, FragmentEntry.LAYOUT, "MAX_FRAGMENTS"),
+        _spec("cgroup_endpoints", _CGROUP_STORAGE, _U64, CgroupEndpoint.LAYOUT),
+        _spec("host_flows", _LRU_HASH, ConntrackKey.LAYOUT, HostFlow.LAYOUT, "MAX_HOST_FLOWS"),
+        _spec("uplinks", _HASH, U32.LAYOUT, U32.LAYOUT),
         _spec("config", _ARRAY, U32.LAYOUT, Config.LAYOUT),
         _spec("fqdn_identities", _HASH, U32.LAYOUT, FqdnIdentity.LAYOUT, "MAX_FQDN_IDENTITIES"),
         _spec("listeners", _SOCKHASH, ListenerKey.LAYOUT, 8),

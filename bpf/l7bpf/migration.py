@@ -41,8 +41,12 @@ class Step:
     """For tables whose rows became others."""
 
 
-STEPS: Final = (Step("v1", "v2", {"policy": (16, 32)}, {"policy": lambda key, value: (key + bytes(4), value)}),)
-"""v2: keys of `policy` are four bytes longer, so that its rows' counters are aligned."""
+STEPS: Final = (
+    Step("v1", "v2", {"policy": (16, 32)}, {"policy": lambda key, value: (key + bytes(4), value)}),
+    Step("v2", "v3", {}),
+)
+"""v2: keys of `policy` are four bytes longer, so that its rows' counters are aligned. v3: tables for the node's own
+processes, which an older layout has no rows of."""
 
 TABLES: Final = (
     "fqdn_identities",
@@ -52,6 +56,7 @@ TABLES: Final = (
     "endpoint_by_ifindex",
     "endpoints",
     "conntrack",
+    "host_flows",
     "config",
 )
 """What is copied, in this order. Counters and fragments begin anew, listeners are their owners' to register."""

@@ -4,9 +4,10 @@
 In the calling thread's network namespace; idempotent both ways. Failure verdict: `DatapathError`; without these routes
 marked packets reach nobody, so that flows which need a proxy fail closed.
 
-Per family there are two rules. Packets marked for the proxy look up table 2004, where every address is local. Lookups
+Per family there are three rules. Packets marked for the proxy look up table 2004, where every address is local. Lookups
 *about* such packets that start at the node itself (reverse path checks that look at marks, resets that copy them) begin
 at ``iif lo`` and must see the ordinary routes: so no reverse path filter needs to be loosened, whatever its setting.
+Packets of the node's own processes come back over the loopback, and have a mark of their own.
 """
 
 import errno
@@ -19,7 +20,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from l7bpf.errors import DatapathError
-from l7bpf.layouts import MARK_MASK, MARK_TO_PROXY
+from l7bpf.layouts import MARK_FROM_HOST, MARK_MASK, MARK_TO_PROXY
 
 TABLE: Final = 2004
 RULE_PRIORITY: Final = 9
@@ -34,6 +35,8 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 SYSCTLS: Final = {
     # A socket in TIME_WAIT from a proxied connection would swallow a later direct one of the same tuple.
     "net/ipv4/tcp_early_demux": "0",
+    # What the node's own processes send to a proxy comes in again over the loopback, from the node's own address.
+    "net/ipv4/conf/lo/accept_local": "1",
 }
 
 
@@ -92,6 +95,7 @@ def _rules(family: int) -> tuple[dict[str, object], ...]:
     return (
         {**marked, "priority": _EXEMPT_PRIORITY, "iifname": "lo", "table": _TABLE_MAIN},
         {**marked, "priority": RULE_PRIORITY, "table": TABLE},
+        {**marked, "fwmark": MARK_FROM_HOST, "priority": RULE_PRIORITY, "iifname": "lo", "table": TABLE},
     )
 
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The datapath: five programs over the tables of maps.h. README.md has the picture.
+ * The datapath: five programs over the tables of maps.h, and with cgroup.h two for the node's own
+ * processes. README.md has the picture.
  *
  * They fail closed: what is unknown, unreadable or does not fit is dropped, counted and reported.
  * A packet that may pass goes on to whatever other program is attached (TC_ACT_UNSPEC).
@@ -23,10 +24,12 @@
 #include "packet.h"
 #include "conntrack.h"
 #include "fragments.h"
+#include "hostflow.h"
 #include "policy.h"
 #include "events.h"
 #include "redirect.h"
 #include "track.h"
+#include "cgroup.h"
 
 /* The packet's end: `reason` to drop it, or 0. */
 static __always_inline int finish(struct __sk_buff *skb, const struct packet *p,
@@ -179,6 +182,8 @@ int to_endpoint(struct __sk_buff *skb)
 	quoted = p + 1;
 	if (mark == MARK_TO_CLIENT && !forwarded)
 		goto pass;
+	if (must_turn_back(skb))
+		return turn_back(skb);
 	reason = parse(skb, p, quoted);
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {
@@ -209,9 +214,9 @@ done:
 }
 
 /*
- * TC egress of an uplink: to learn which replies belong to a proxy, and to stop what should have gone to
- * one. That comes here when somebody took away the rule that leads marked packets to the proxies, as
- * network managers do with rules which are not theirs.
+ * TC egress of an uplink: turns back what needs a proxy, learns which replies belong to one, and stops
+ * what should have gone to one. That comes here when somebody took away the rule that leads marked
+ * packets to the proxies, as network managers do with rules which are not theirs.
  */
 int to_uplink(struct __sk_buff *skb)
 {
@@ -220,6 +225,8 @@ int to_uplink(struct __sk_buff *skb)
 	u32 mark = skb->mark & MARK_MASK;
 	u8 reason;
 
+	if (must_turn_back(skb))
+		return turn_back(skb);
 	if (mark != MARK_TO_PROXY && (mark != MARK_TO_SERVER || skb->ingress_ifindex))
 		return TC_ACT_UNSPEC;
 	if (!p)
@@ -249,6 +256,7 @@ int steer(struct bpf_sk_lookup *ctx)
 	struct listener_key k = {};
 	struct conntrack_entry *e;
 	struct bpf_sock *sk;
+	u32 host_id = 0;
 	long failed;
 	int slot;
 
@@ -266,10 +274,15 @@ int steer(struct bpf_sk_lookup *ctx)
 	p.flow.source_port = ctx->remote_port;
 	p.flow.destination_port = p.port = bpf_htons(ctx->local_port);
 	e = conntrack.lookup(&p.flow);
-	if (!e || !e->proxy)
+	if (e && e->proxy) {
+		k.proxy = e->proxy;
+		j.revision = e->revision;
+	} else {
+		k.proxy = host_proxy(&p.flow, &host_id, &j.revision);
+	}
+	if (!k.proxy)
 		return SK_PASS;
 
-	k.proxy = e->proxy;
 	k.family = p.flow.family;
 	k.protocol = p.flow.protocol;
 #pragma unroll
@@ -284,8 +297,7 @@ int steer(struct bpf_sk_lookup *ctx)
 		if (!failed)
 			return SK_PASS;
 	}
-	j.revision = e->revision;
-	j.endpoint_id = endpoint_of(p.flow.family, &p.flow.source);
+	j.endpoint_id = host_id ? host_id : endpoint_of(p.flow.family, &p.flow.source);
 	if (!j.endpoint_id) {
 		j.direction = DIRECTION_INGRESS;
 		j.endpoint_id = endpoint_of(p.flow.family, &p.flow.destination);

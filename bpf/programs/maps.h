@@ -126,6 +126,31 @@ struct fragment_entry {
 	u8 pad[2];
 };
 
+/* Where a program that runs for a cgroup is attached: written when it is, so at first all zero. */
+struct cgroup_endpoint {
+	u64 cgroup_id;
+	u32 endpoint_id;
+	u32 level; /* depth of the cgroup below the root of its hierarchy */
+};
+
+struct host_side {
+	u32 revision; /* under which this side was judged */
+	u16 endpoint_id;
+	u16 flags;
+};
+#define HOST_SIDE_DENIED 1 /* was allowed, no longer is: judged packet by packet until a SYN */
+
+struct host_flow {
+	u64 last_seen_ns; /* CLOCK_MONOTONIC_COARSE */
+	u64 packets;
+	u64 bytes;
+	struct host_side began, other;
+	u8 proxy;
+	u8 pending; /* a packet for the proxy has left its process: the next one that comes is that one */
+	u8 inner; /* both ends are in one cgroup, over the loopback: no policy has a say */
+	u8 pad[5];
+};
+
 struct config {
 	u32 revision;
 	u32 observe;	      /* EVENT_VERDICT, EVENT_TRACE: what somebody listens for */
@@ -192,11 +217,13 @@ struct event {
 #define EVENT_VERDICT 2 /* what policy said, when somebody listens, or it would have dropped */
 #define EVENT_TRACE   4 /* a packet that passed, when somebody listens */
 
-#define POINT_FROM_ENDPOINT 1
-#define POINT_TO_ENDPOINT   2
-#define POINT_FROM_UPLINK   3
-#define POINT_TO_UPLINK	    4
-#define POINT_STEER	    5
+#define POINT_FROM_ENDPOINT  1
+#define POINT_TO_ENDPOINT    2
+#define POINT_FROM_UPLINK    3
+#define POINT_TO_UPLINK	     4
+#define POINT_STEER	     5
+#define POINT_CGROUP_EGRESS  6
+#define POINT_CGROUP_INGRESS 7
 
 BPF_TABLE_PINNED("hash", u32, struct endpoint, endpoints, MAX_ENDPOINTS, PINS "/maps/endpoints");
 BPF_TABLE_PINNED("hash", u32, u32, endpoint_by_ifindex, MAX_ENDPOINTS,
@@ -211,6 +238,24 @@ BPF_TABLE_PINNED("lru_hash", struct conntrack_key, struct conntrack_entry, connt
 		 PINS "/maps/conntrack");
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment_entry, fragments, MAX_FRAGMENTS,
 		 PINS "/maps/fragments");
+/* bcc's macro for it has a key for each attach type, and no pin. All programs of a cgroup share a row. */
+struct cgroup_endpoints_table_t {
+	u64 key; /* cgroup id */
+	struct cgroup_endpoint leaf;
+	int (*get_local_storage)(u64);
+	u32 max_entries;
+};
+__attribute__((
+	section("maps/cgroup_storage:" PINS
+		"/maps/cgroup_endpoints"))) struct cgroup_endpoints_table_t cgroup_endpoints = {
+	.max_entries = 0,
+};
+
+BPF_TABLE_PINNED("lru_hash", struct conntrack_key, struct host_flow, host_flows, MAX_HOST_FLOWS,
+		 PINS "/maps/host_flows");
+/* Interfaces where a packet on its way out can be turned back to a proxy. */
+BPF_TABLE_PINNED("hash", u32, u32, uplinks, 1024, PINS "/maps/uplinks");
+
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PINS "/maps/config", BPF_F_MMAPABLE);
 BPF_TABLE_PINNED("hash", u32, struct fqdn_identity, fqdn_identities, MAX_FQDN_IDENTITIES,
 		 PINS "/maps/fqdn_identities", BPF_F_NO_PREALLOC);

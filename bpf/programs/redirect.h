@@ -9,12 +9,33 @@
 
 #define MARK_MASK      0xf00
 #define MARK_TO_PROXY  0x200
+#define MARK_FROM_HOST 0x300 /* to a proxy too, from a process of the node: see turn_back() */
 #define MARK_TO_CLIENT 0xa00 /* of the proxies' listeners and what they accept */
 #define MARK_TO_SERVER 0xb00 /* of the proxies' upstream sockets */
 
 static __always_inline void mark_to_proxy(struct __sk_buff *skb)
 {
 	skb->mark = (skb->mark & ~MARK_MASK) | MARK_TO_PROXY;
+}
+
+/* A packet of one of the node's own processes that needs a proxy, on its way out. */
+static __always_inline int must_turn_back(const struct __sk_buff *skb)
+{
+	return (skb->mark & MARK_MASK) == MARK_FROM_HOST && !skb->ingress_ifindex;
+}
+
+/*
+ * Back into the node over its loopback, as if it came from there: a rule sends the mark to local
+ * delivery. The socket has its source address from the real route by now. Loopback takes only
+ * frames for its own address, which is all zero.
+ */
+static __always_inline int turn_back(struct __sk_buff *skb)
+{
+	u8 address[ETH_ALEN] = {};
+
+	if (bpf_skb_store_bytes(skb, 0, address, sizeof(address), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
 /* The replies to a proxy's upstream socket must come back to it, also from a port of its own. */

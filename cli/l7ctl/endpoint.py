@@ -34,8 +34,9 @@ def list_(session: Session, output: str) -> None:
 
 @endpoint.command()
 @click.option(
-    "--netns", required=True, metavar="NAME|PATH", help="Its network namespace: a name of `ip netns`, or a path."
+    "--netns", default="", metavar="NAME|PATH", help="Its network namespace: a name of `ip netns`, or a path."
 )
+@click.option("--cgroup", default="", metavar="PATH", help="Or its cgroup, if it shares the node's network.")
 @click.option(
     "--label",
     "labels",
@@ -55,13 +56,14 @@ def list_(session: Session, output: str) -> None:
     default=None,
     help="Whether what its policy denies passes, and is only recorded.  [default: key policy_audit_mode]",
 )
-@click.option("--name", default="", help="What people call it.  [default: the namespace's name]")
+@click.option("--name", default="", help="What people call it.  [default: the last part of the path]")
 @click.option("--interface", default="", help="Its interface on the node's side.  [default: found by itself]")
 @output_option(("table", "json", "yaml"))
 @pass_session
 def add(
     session: Session,
     netns: str,
+    cgroup: str,
     labels: tuple[str, ...],
     ports: tuple[str, ...],
     audit: bool | None,
@@ -69,24 +71,28 @@ def add(
     interface: str,
     output: str,
 ) -> None:
-    """Put a network namespace under policy.
+    """Put a network namespace, or the processes of a cgroup, under policy.
 
     \b
     Examples:
       l7ctl endpoint add --netns blue --label app=web --label tier=front
       l7ctl endpoint add --netns /proc/4711/ns/net --label app=db --name db
       l7ctl endpoint add --netns blue --label app=web --port http=8080/TCP --audit
+      l7ctl endpoint add --cgroup /system.slice/backup.service --label app=backup
     """
-    body: dict[str, object] = {"netns": netns, "labels": list(labels)}
-    body |= {key: said for key, said in (("name", name), ("interface", interface), ("ports", list(ports))) if said}
+    if bool(netns) == bool(cgroup):
+        raise click.UsageError("give either --netns or --cgroup")
+    given = {"netns": netns, "cgroup": cgroup, "name": name, "interface": interface, "ports": list(ports)}
+    body: dict[str, object] = {"labels": list(labels)} | {key: said for key, said in given.items() if said}
     if audit is not None:
         body["audit"] = audit
     added = session.client.post("/endpoints", body)
     if output != "table":
         value(added, output)
         return
+    place = cell(added.get("addresses") or added.get("cgroup"))
     line(
-        f"endpoint {added['id']} ({cell(added.get('name'))}) added: {cell(added.get('addresses'))}, "
+        f"endpoint {added['id']} ({cell(added.get('name'))}) added: {place}, "
         f"identity {cell(added.get('identity'))}, enforcing {cell(added.get('enforcing'))}, {cell(added.get('state'))}"
     )
     if added.get("message"):

@@ -35,6 +35,7 @@ ENDPOINTS: Final = Columns(
     key("id", "EndpointId", justify="right"),
     key("name", "What people call it"),
     key("netns", "Network namespace, by name or path"),
+    key("cgroup", "Cgroup, of processes of the node itself"),
     key("interface", "Its interface on the node's side", default=False),
     key("ifindex", "Number of that interface", justify="right", default=False),
     key("addresses", "Its addresses"),

@@ -59,7 +59,7 @@ class Limits:
 class Policies(Interface):
     """Where the policy of a flow is found (`l7policy.enforcement.Enforcement`)."""
 
-    def flow(self, client: str, destination: str, protocol: int, port: int) -> FlowPolicy | None:
+    def flow(self, client: str, destination: str, protocol: int, port: int, client_port: int = 0) -> FlowPolicy | None:
         """The policy between two addresses, None if neither is a workload of this node."""
 
 
@@ -171,7 +171,7 @@ class DnsServer:
 
     def _datagram(self, message: bytes, client: Address, server: Address) -> None:
         now = clock.boottime()
-        policy = self._policy(client[0], server[0], server[1], Protocol.UDP, now)
+        policy = self._policy(client, server, Protocol.UDP, now)
         exchange = self._begin(
             message, Query(client, server, Protocol.UDP, policy, self._replies.send, self._hints), now
         )
@@ -182,7 +182,7 @@ class DnsServer:
         """See `StreamServer`."""
         now = clock.boottime()
         client, server = session.client, session.destination
-        policy = self._policy(client[0], server[0], server[1], Protocol.TCP, now)
+        policy = self._policy(client, server, Protocol.TCP, now)
         exchange = self._begin(message, Query(client, server, Protocol.TCP, policy, session.reply, self._hints), now)
         if exchange is None:
             return
@@ -269,15 +269,15 @@ class DnsServer:
             return f"{self.limits.max_inflight_per_client} queries of this client in flight"
         return ""
 
-    def _policy(self, client: str, server: str, port: int, protocol: Protocol, now: float) -> FlowPolicy | None:
-        key = (client, server, port, protocol)
+    def _policy(self, client: Address, server: Address, protocol: Protocol, now: float) -> FlowPolicy | None:
+        key = (client[0], *server, protocol)
         known = self._policies.get(key)
         if known is not None and known[0] > now:
             return known[1]
-        policy = self._enforcement.flow(client, server, protocol, port)
-        if policy is None:  # a workload that is not known yet may be in the next moment
+        policy = self._enforcement.flow(client[0], server[0], protocol, server[1], client[1])
+        if policy is None or policy.shared:  # a workload that is not known yet may be in the next moment
             self._policies.pop(key, None)
-            return None
+            return policy
         if len(self._policies) >= _POLICIES:
             self._policies.clear()
         self._policies[key] = (now + _POLICY_AGE, policy)
@@ -298,7 +298,7 @@ class DnsServer:
             or of_client >= self.limits.max_connections_per_client
         ):
             server = session.destination
-            policy = self._policy(client, server[0], server[1], Protocol.TCP, clock.boottime())
+            policy = self._policy(session.client, server, Protocol.TCP, clock.boottime())
             query = Query(session.client, server, Protocol.TCP, policy, session.reply)
             self.report(query, Answered(None, Reason.DNS_LIMIT, detail="too many connections"))
             return False

@@ -17,6 +17,7 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 from typing import Any, Final
 
+from l7lab.cgroup import Cgroup
 from l7lab.lab import Lab
 from l7lab.namespace import LabError, LabUnavailableError, environment
 from l7lab.process import Process, wait_until
@@ -170,6 +171,11 @@ class Gate:
         """Register a workload as an endpoint, with its labels."""
         labels = [f"--label={key}={value}" for key, value in workload.labels.items()]
         self.must("endpoint", "add", "--netns", workload.namespace.name, "--name", workload.name, *labels)
+
+    def add_cgroup(self, cgroup: Cgroup, **labels: str) -> None:
+        """Register processes of the node."""
+        given = [f"--label={key}={value}" for key, value in labels.items()]
+        self.must("endpoint", "add", "--cgroup", cgroup.where, *given)
 
     def add_all(self) -> None:
         """Register every workload, and wait until policy is in force for each."""

@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from typing import Final
 
 from l7lab import registry, topology
+from l7lab.cgroup import Cgroup
 from l7lab.namespace import LabUnavailableError, run
 from l7lab.process import Process
 from l7lab.services import BACKEND_PORTS, OUTSIDE_PORTS, Dnsmasq, Nginx
@@ -89,6 +90,17 @@ class Lab:
     def bpffs(self) -> Path:
         """A BPF filesystem of the lab's own."""
         return self.folder / "bpf"
+
+    def cgroup(self, name: str) -> Cgroup:
+        """A cgroup for processes of the node."""
+        made = Cgroup(self.node.namespace.name, self.cgroups / name)
+        made.create()
+        return made
+
+    @property
+    def cgroups(self) -> Path:
+        """Above all cgroups of the lab."""
+        return registry.cgroups(self.identifier)
 
     def start(self, host: Host, argv: list[str], name: str) -> Process:
         """Run a program on one of the machines until the lab ends; its output goes to ``NAME.log``."""

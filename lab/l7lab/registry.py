@@ -3,8 +3,8 @@
 
 A lab is a folder /run/l7lab/ID, recorded there before anything is built and deleted after everything is gone, so that
 whatever happens to its owner the next lab can sweep it away. Removal trusts only the lab's own names: namespaces
-``l7lab-ID-*``, processes that live in them, mounts below the folder. It may not touch anything else, and it can be
-repeated.
+``l7lab-ID-*``, processes that live in them, mounts below the folder, the cgroup ``l7lab-ID``. It may not touch anything
+else, and it can be repeated.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from l7lab.namespace import NAMESPACES, LabError, Namespace
+from l7lab import cgroup
+from l7lab.namespace import NAMESPACES, LabError, LabUnavailableError, Namespace
 
 LABS: Final = Path("/run/l7lab")
 RECORD: Final = "lab.json"
@@ -50,6 +51,11 @@ def started(pid: int) -> str:
 def prefix(identifier: str) -> str:
     """What the names of a lab's namespaces begin with."""
     return f"l7lab-{identifier}-"
+
+
+def cgroups(identifier: str) -> Path:
+    """The folder of a lab's cgroups."""
+    return cgroup.root() / f"l7lab-{identifier}"
 
 
 def register() -> tuple[str, Path]:
@@ -110,6 +116,12 @@ def remove(identifier: str) -> None:
             problems.append(str(error))
     for namespace in namespaces:
         namespace.delete()
+    try:
+        cgroup.remove(cgroups(identifier))
+    except LabUnavailableError:
+        pass  # no hierarchy, so nothing in it
+    except LabError as error:
+        problems.append(str(error))
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", str(mount)], capture_output=True, timeout=10, check=False)
     if left := mounts_below(folder):

@@ -107,7 +107,7 @@ class PacketSummary(msgspec.Struct, omit_defaults=True):
     new: bool = False
     """Whether policy was asked, and not only conntrack."""
     point: str = ""
-    """Where it was seen: ``from-endpoint``, ``to-endpoint``, ``from-uplink``, ``steer``."""
+    """Where it was seen: ``from-endpoint``, ``to-endpoint``, ``from-uplink``, ``steer``, ``cgroup-egress``…"""
 
 
 class Flow(msgspec.Struct, omit_defaults=True):

@@ -48,7 +48,7 @@ def _trace(record: AuditRecord) -> str:
     packet = record.packet
     point = packet.point if packet else ""
     state = "new" if packet and packet.new else "reply" if packet and packet.reply else "established"
-    if point == "from-endpoint":
+    if point in ("from-endpoint", "cgroup-egress"):
         where = f"<- endpoint {_workload(record)}"
     elif point == "from-uplink":
         where = f"<- network to endpoint {_workload(record)}"

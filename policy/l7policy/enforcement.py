@@ -57,6 +57,9 @@ class Tables(Protocol):
     def endpoint(self, address: str) -> EndpointRow | None:
         """The workload of this node that owns the address."""
 
+    def process(self, client: str, client_port: int, destination: str, port: int, protocol: int) -> EndpointRow | None:
+        """The workload whose process began a flow from an address of the node itself, which many share."""
+
     def identity(self, address: str, established: bool) -> int:
         """The identity of an address, for new flows or for those that have begun already; WORLD if nothing is known."""
 
@@ -149,9 +152,12 @@ class Enforcement:
             self._prepared = None
             self._rulings.clear()
 
-    def flow(self, client: str, destination: str, protocol: int, port: int) -> FlowPolicy | None:
-        """The policy between two addresses, None if neither is a workload of this node."""
-        resolution = self._resolve(client, destination, protocol, port)
+    def flow(self, client: str, destination: str, protocol: int, port: int, client_port: int = 0) -> FlowPolicy | None:
+        """The policy between two addresses, None if neither is a workload of this node.
+
+        With the client's port also the flows of the node's own processes are known; such a policy is `shared`.
+        """
+        resolution = self._resolve(client, destination, protocol, port, client_port)
         return None if resolution is None else FlowPolicy(self, resolution, protocol, port)
 
     def http_required(self, flow: FlowPolicy) -> bool:
@@ -168,7 +174,8 @@ class Enforcement:
 
     def renew(self, old: Resolution, protocol: int, port: int) -> Resolution:
         """`old` under the revision in force now."""
-        new = self._resolve(old.source.address, old.destination.address, protocol, port, established=True)
+        ends = old.source.address, old.destination.address
+        new = self._resolve(*ends, protocol, port, old.client_port, established=True)
         if new is None or (new.source.endpoint, new.destination.endpoint) != (
             old.source.endpoint,
             old.destination.endpoint,
@@ -176,15 +183,19 @@ class Enforcement:
             # A workload went, or another one has its address now: the connection was not made under that one's policy.
             direction = Direction.EGRESS if old.source.endpoint else Direction.INGRESS
             gone = closed(direction, old.source.endpoint or old.destination.endpoint)
-            return Resolution(self.tables.revision(), False, old.source, old.destination, (gone,))
+            return Resolution(self.tables.revision(), False, old.source, old.destination, (gone,), old.client_port)
         return new
 
     def _resolve(
-        self, client: str, destination: str, protocol: int, port: int, *, established: bool = False
+        self, client: str, destination: str, protocol: int, port: int, client_port: int, *, established: bool = False
     ) -> Resolution | None:
         # Read first: a reload in between is then noticed at the next request, and never missed.
         revision = self.tables.revision()
         client_row, destination_row = self.tables.endpoint(client), self.tables.endpoint(destination)
+        if client_row is not None:
+            client_port = 0
+        elif client_port:
+            client_row = self.tables.process(client, client_port, destination, port, protocol)
         if client_row is None and destination_row is None:
             return None
         ends = (
@@ -203,7 +214,7 @@ class Enforcement:
             settled = settled and known
             if stage is not None:
                 stages.append(stage)
-        return Resolution(revision, settled, *ends, tuple(stages))
+        return Resolution(revision, settled, *ends, tuple(stages), client_port)
 
     def _side(self, address: str, row: EndpointRow | None, established: bool) -> Side:
         if row is not None:

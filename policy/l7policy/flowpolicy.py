@@ -93,6 +93,8 @@ class Resolution:
     source: Side
     destination: Side
     stages: tuple[Stage, ...]
+    client_port: int = 0
+    """What it took to know the source; 0 if its address was enough."""
 
 
 def closed(direction: Direction, endpoint: int, policies: tuple[str, ...] = ()) -> Stage:
@@ -134,6 +136,11 @@ class FlowPolicy:
     @property
     def destination(self) -> Side:
         return self._resolution.destination
+
+    @property
+    def shared(self) -> bool:
+        """Whether the source's address is others' too, so that this is the policy of one connection only."""
+        return self._resolution.client_port != 0
 
     def admitted(self) -> L7Decision:
         """Whether the flow as such may go on, whatever its requests: for a new connection, or one that is opaque."""

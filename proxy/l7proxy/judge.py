@@ -108,6 +108,8 @@ class FlowPolicy(Protocol):
 class Judge(Protocol):
     """Gives each connection its policy."""
 
-    def flow(self, client: str, destination: str, protocol: IpProtocol, port: int) -> FlowPolicy | None:
+    def flow(
+        self, client: str, destination: str, protocol: IpProtocol, port: int, client_port: int = 0
+    ) -> FlowPolicy | None:
         """The policy of a connection, or None if neither end is a workload of this node."""
         ...

@@ -113,7 +113,7 @@ class HttpServer:
         if self._per_client.get(address, 0) >= self.limits.max_connections_per_client:
             self._turn_away(Reason.HTTP_LIMIT, "too many connections of this client", client, destination)
             return None
-        policy = self._judge.flow(address, destination[0], Protocol.TCP, destination[1])
+        policy = self._judge.flow(address, destination[0], Protocol.TCP, destination[1], client[1])
         if policy is None:
             self._turn_away(Reason.ENDPOINT_UNKNOWN, "neither end is a workload", client, destination)
             return None

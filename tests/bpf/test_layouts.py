@@ -10,6 +10,7 @@ import pytest
 
 from l7bpf import libbpf, loader
 from l7bpf.flows import ConntrackEntry, ConntrackKey
+from l7bpf.hostflows import CgroupEndpoint, HostFlow, HostSide
 from l7bpf.layouts import (
     U32,
     AddressKey,
@@ -85,6 +86,21 @@ ROWS = {
             "upstream": 1,
             "flags": 4,
             "state": 9,
+        },
+    ),
+    "cgroup_endpoint": (CgroupEndpoint(2**63 + 1, 65, 66), {"cgroup_id": 2**63 + 1, "endpoint_id": 65, "level": 66}),
+    "host_side": (HostSide(67, 68, 1), {"revision": 67, "endpoint_id": 68, "flags": 1}),
+    "host_flow": (
+        HostFlow(61, 62, 63, HostSide(64, 65), HostSide(66, 67, 1), 2, 1, 1),
+        {
+            "last_seen_ns": 61,
+            "packets": 62,
+            "bytes": 63,
+            "began": HostSide(64, 65).pack().hex(),
+            "other": HostSide(66, 67, 1).pack().hex(),
+            "proxy": 2,
+            "pending": 1,
+            "inner": 1,
         },
     ),
     "config": (Config(71, 4, 2**40), {"revision": 71, "observe": 4, "observe_until_ns": 2**40}),

@@ -7,7 +7,7 @@ check that when the lab is left.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,12 @@ def gated(policies: dict[str, str] | None = None, settings: dict[str, object] | 
         gate = WatchedGate(built, source, settings)
         yield gate
         gate.check_logs()
+
+
+@pytest.fixture(scope="session")
+def new_gate() -> Callable[..., AbstractContextManager[Gate]]:
+    """`gated`, for fixtures that outlive a test."""
+    return gated
 
 
 @pytest.fixture(scope="session")

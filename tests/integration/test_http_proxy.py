@@ -61,6 +61,9 @@ class Tables:
     def endpoint(self, address: str) -> EndpointRow | None:
         return EndpointRow(EndpointId(7), PolicyId(1), IdentityId(1000), 1) if address in CLIENTS else None
 
+    def process(self, client: str, client_port: int, destination: str, port: int, protocol: int) -> None:
+        return None
+
     def identity(self, address: str, established: bool) -> int:
         return 2
 

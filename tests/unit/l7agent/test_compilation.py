@@ -92,7 +92,7 @@ def test_a_workload_that_is_not_there_yet_has_a_policy_and_no_address(table: End
 def test_the_reserved_identities_are_always_there(table: Endpoints, identities: Identities) -> None:
     result = compiled(table, identities, text="")
     assert set(result.identities) == {ids.HOST, ids.WORLD, ids.REMOTE_NODE}
-    assert (result.prefixes, result.selectors, result.origins) == ({}, (), {})
+    assert (result.prefixes, result.selectors, result.origins) == ({"127.0.0.0/8": ids.HOST}, (), {})
 
 
 def test_every_rule_is_found_by_its_cookie_and_every_name_is_collected(

@@ -24,7 +24,7 @@ def test_labels_become_canonical_and_the_namespace_names_the_endpoint() -> None:
 @pytest.mark.parametrize(
     ("netns", "labels", "name", "message"),
     [
-        ("", ["app=web"], "", "neither the name"),
+        ("", ["app=web"], "", "either a network namespace"),
         ("a/b", ["app=web"], "", "neither the name"),
         ("a\0b", ["app=web"], "", "neither the name"),
         ("web", [], "", "at least one label"),
@@ -36,6 +36,27 @@ def test_labels_become_canonical_and_the_namespace_names_the_endpoint() -> None:
 def test_what_cannot_be_an_endpoint_is_refused(netns: str, labels: list[str], name: str, message: str) -> None:
     with pytest.raises(EndpointError, match=message):
         endpoints.declare(netns, labels, name)
+
+
+def test_a_cgroup_is_an_endpoint_too_under_one_spelling_of_its_path() -> None:
+    declared = endpoints.declare("", ["app=backup"], cgroup="/system.slice//backup.service/")
+    assert (declared.cgroup, declared.netns, declared.name) == ("/system.slice/backup.service", "", "backup.service")
+
+
+@pytest.mark.parametrize(
+    ("netns", "interface", "cgroup", "message"),
+    [
+        ("web", "", "/x.slice", "either a network namespace"),
+        ("", "eth0", "/x.slice", "no interface"),
+        ("", "", "/", "not the path of a cgroup"),
+        ("", "", "x.slice", "not the path of a cgroup"),
+        ("", "", "/a/../b", "not the path of a cgroup"),
+        ("", "", "/a\0b", "not the path of a cgroup"),
+    ],
+)
+def test_what_cannot_be_a_cgroup_is_refused(netns: str, interface: str, cgroup: str, message: str) -> None:
+    with pytest.raises(EndpointError, match=message):
+        endpoints.declare(netns, ["app=web"], "x", interface, cgroup=cgroup)
 
 
 def test_endpoints_keep_their_ids_over_a_restart(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ ENDPOINT = {
     "id": 1,
     "name": "web",
     "netns": "blue",
+    "cgroup": "",
     "interface": "lxc1",
     "ifindex": 9,
     "addresses": ["192.0.2.1", "2001:db8::1"],

@@ -49,8 +49,20 @@ def test_a_table_has_a_header_and_a_line_per_item(l7ctl: Run, command: str) -> N
 def test_the_endpoint_table_reads_as_a_person_expects(l7ctl: Run) -> None:
     lines = l7ctl("endpoint", "list").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["ID", "NAME", "NETNS", "ADDRESSES", "LABELS", "IDENTITY", "ENFORCING", "AUDIT", "POLICIES", "STATE"],
-        ["1", "web", "blue", "192.0.2.1,2001:db8::1", "k8s:app=web", "256", "egress", "no", "default/web", "ready"],
+        ["ID", "NAME", "NETNS", "CGROUP", "ADDRESSES", "LABELS", "IDENTITY", "ENFORCING", "AUDIT", "POLICIES", "STATE"],
+        [
+            "1",
+            "web",
+            "blue",
+            "-",
+            "192.0.2.1,2001:db8::1",
+            "k8s:app=web",
+            "256",
+            "egress",
+            "no",
+            "default/web",
+            "ready",
+        ],
     ]
 
 

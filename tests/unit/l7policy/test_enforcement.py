@@ -51,6 +51,7 @@ class MemoryTables:
     identities: dict[str, int] = field(default_factory=dict)
     established: dict[str, int] = field(default_factory=dict)
     names: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    processes: dict[tuple[str, int, str, int, int], EndpointRow] = field(default_factory=dict)
     lookups: int = 0
 
     def revision(self) -> int:
@@ -59,6 +60,9 @@ class MemoryTables:
     def endpoint(self, address: str) -> EndpointRow | None:
         self.lookups += 1
         return self.endpoints.get(address)
+
+    def process(self, client: str, client_port: int, destination: str, port: int, protocol: int) -> EndpointRow | None:
+        return self.processes.get((client, client_port, destination, port, protocol))
 
     def identity(self, address: str, established: bool) -> int:
         found = self.identities.get(address, WORLD)

@@ -79,6 +79,9 @@ class World:
             return None
         return EndpointRow(EndpointId(7), PolicyId(1), IdentityId(1000), 1)
 
+    def process(self, client: str, client_port: int, destination: str, port: int, protocol: int) -> None:
+        return None
+
     def identity(self, address: str, established: bool) -> int:
         return 2
 
