@@ -17,6 +17,7 @@ from l7agent import dataplane, wire
 from l7agent.config import Config
 from l7agent.control_port import AlreadyRunning, ControlPort
 from l7agent.dns_role import DnsRole
+from l7agent.renewal import Guardianship
 from l7agent.single import Single
 from l7agent.tables import KernelTables
 from l7bpf.maps import Maps
@@ -25,6 +26,7 @@ from l7dns.learner import Learner
 from l7dns.server import DnsServer, Limits
 from l7dns.svcb import Hints
 from l7dns.view import Trust
+from l7observe.tasks import Tasks
 from l7policy.enforcement import Enforcement
 from l7policy.verdict import Protocol, ProxyKind
 
@@ -75,6 +77,7 @@ def _learner(config: Config, maps: Maps, state: Path) -> Learner:
 async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, replace: bool) -> None:
     """Runs the proxy until it is told to stop. Raises AlreadyRunning unless it is to `replace` the one that runs."""
     stop = asyncio.Event()
+    guardianship = Guardianship()
     dataplane.settle(stop)
     maps = dataplane.open_maps(config)
     state = Path(config.state) / "dns"
@@ -112,7 +115,7 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
     port = ControlPort(
         Path(config.run) / "dns-0.sock",
         lambda: wire.Hello(
-            wire.PROTOCOL, "dns", 0, os.getpid(), dataplane.version(), role.revision, guardian=os.getppid()
+            wire.PROTOCOL, "dns", 0, os.getpid(), dataplane.version(), role.revision, guardian=guardianship.guardian
         ),
         role,
         shutdown,
@@ -130,10 +133,13 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
     await port.start()
+    tasks = Tasks()
+    tasks.start(guardianship.renew(), name="renewal")
     # Until this process knows the rules, queries wait in the listeners' queues instead of being refused.
     if await dataplane.first(role.committed, stop) is role.committed:
         await server.start(listener for _, listener in made)
         await stop.wait()
         await server.close(DRAIN)
+    await tasks.close()
     await port.close()
     learner.close()

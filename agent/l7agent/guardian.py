@@ -3,7 +3,8 @@
 
 A worker that is killed is followed by the next one within milliseconds, with the agent down as well as up. Until then
 queries wait in the listeners, which the guardian keeps open. It has one thread and no event loop, does nothing else,
-and takes its worker with it when it dies, so that there are never two.
+and tells its worker when it dies: by ORPHANED, which ends a worker that does not know better. One that does goes on,
+and renews itself (`l7agent.renewal`).
 
 Failure verdict: a worker that ends by itself, with whatever status, ends the guardian with the same; the agent sees to
 the rest. One that is killed again and again is started again after growing pauses.
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+ORPHANED: Final = signal.SIGUSR1
+_TOLD: Final = (signal.SIGTERM, signal.SIGINT)
 _STABLE_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 5.0
 
@@ -35,15 +38,17 @@ def guard(work: Callable[[], int]) -> int:
     def tell(number: int, _frame: object) -> None:
         told.append(number)
         if child:
-            os.kill(child, number)
+            os.kill(child, number)  # there is one: it is not reaped before `child` says so
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _TOLD:
         signal.signal(number, tell)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # What is loaded by now is shared by all children; looking for garbage in it would make each a copy of its own.
     gc.collect()
     gc.freeze()
     pause = 0.0
+    # Blocked except while there is a child to tell, so that none is lost in between.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
     while True:
         began = time.monotonic()
         guardian = os.getpid()
@@ -51,15 +56,19 @@ def guard(work: Callable[[], int]) -> int:
         if not child:
             _follow(libc, guardian)
             os._exit(_worked(work))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
         _, ended = os.waitpid(child, 0)
         child = 0
         status = os.waitstatus_to_exitcode(ended)
         if status >= 0:
             return status
-        if told:
+        if told or signal.sigpending().intersection(_TOLD):
             return 128 - status
         pause = 0.0 if time.monotonic() - began > _STABLE_SECONDS else min(max(pause * 2, 0.05), _LONGEST_PAUSE)
-        time.sleep(pause)
+        if pause and (late := signal.sigtimedwait(_TOLD, pause)) is not None:
+            return 128 + late.si_signo
 
 
 def _worked(work: Callable[[], int]) -> int:
@@ -74,9 +83,10 @@ def _worked(work: Callable[[], int]) -> int:
 
 
 def _follow(libc: ctypes.CDLL, guardian: int) -> None:
-    """Dies with the guardian, also if that is dead already."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Hears when the guardian dies; dies if it is dead already."""
+    for number in _TOLD:
         signal.signal(number, signal.SIG_DFL)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
+    libc.prctl(_PR_SET_PDEATHSIG, ORPHANED, 0, 0, 0)
     if os.getppid() != guardian:
         os._exit(1)

@@ -55,6 +55,10 @@ class Slot:
         return f"{self.kind}-{self.number}"
 
 
+def _dead(handle: int) -> bool:
+    return bool(select.select([handle], [], [], 0)[0])
+
+
 class DataProcess:
     """One supervised process."""
 
@@ -83,6 +87,8 @@ class DataProcess:
         self._held = 0
         """Whose handle it is: the process, or its guardian."""
         self._guarded = False
+        self._worker: int | None = None
+        """A handle of the process that a guardian looks after, which may outlive it."""
         self._prepared: dict[int, asyncio.Future[str]] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
@@ -139,8 +145,12 @@ class DataProcess:
         """Whether the process that went away has a guardian which starts it again at once."""
         if not self._guarded or self._handle is None:
             return False
+        # A worker that outlived its guardian has started a successor, which then takes over.
+        orphan = _dead(self._handle)
+        if orphan and (self._worker is None or _dead(self._worker)):
+            return False
         deadline = time.monotonic() + COMEBACK_SECONDS
-        while time.monotonic() < deadline and not select.select([self._handle], [], [], 0)[0]:
+        while time.monotonic() < deadline and (orphan or not _dead(self._handle)):
             with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
                 if probe.connect_ex(str(self._socket)) == 0:
                     return True
@@ -152,7 +162,7 @@ class DataProcess:
         old, self._handle = self._handle, None
         await self._start("--replace")
         deadline = time.monotonic() + START_SECONDS
-        while old is not None and not select.select([old], [], [], 0)[0] and time.monotonic() < deadline:
+        while old is not None and not _dead(old) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         if old is not None:
             os.close(old)
@@ -168,12 +178,20 @@ class DataProcess:
     async def _kill(self) -> None:
         if self._handle is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        for handle in (self._handle, self._worker):  # in this order, or the guardian would start another worker
+            if handle is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+        self._let_go_of_worker()
         while self._child and self._exit_status() is None:
             await asyncio.sleep(0.001)
         os.close(self._handle)
         self._handle = None
+
+    def _let_go_of_worker(self) -> None:
+        if self._worker is not None:
+            os.close(self._worker)
+            self._worker = None
 
     async def end_own(self) -> None:
         """Ends the process if this agent started it, and not one before."""
@@ -220,6 +238,9 @@ class DataProcess:
             self.restarts += 1  # by its guardian
         self.pid = hello.pid
         self._guarded = bool(hello.guardian)
+        self._let_go_of_worker()
+        if self._guarded:
+            self._worker = os.pidfd_open(hello.pid)
         if hello.guardian and hello.version != self._version:
             await self._replace()
             raise wire.WireError(f"pid {hello.pid} is of version {hello.version}; its successor takes over")

@@ -197,9 +197,58 @@ def asking(gate: Gate) -> Iterator[list[int]]:
         counts += map(int, out.split())
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+@pytest.mark.parametrize("agent", ["alive", "dead"])
+def test_a_name_process_outlives_its_guardian_and_gets_another(names: Gate, agent: str) -> None:
+    before = names.workers()["dns-0"]
+    known = len(cache(names))
+    if agent == "dead":
+        names.kill_agent()
+    with asking(names) as counts:
+        os.kill(parent(before), signal.SIGKILL)
+        assert failed(names, 1, 0, 20) == []
+        wait_until(lambda: not Path(f"/proc/{before}").exists(), "the successor to have taken over")
+        assert failed(names, 1, 20, 40) == []
+    asked, lost = counts
+    assert (lost, asked > 10) == (0, True)
+    if agent == "dead":
+        names.start()
+    wait_until(names.ready, "the successor to be adopted")
+    # It has a guardian: killed, it is back.
+    after = names.workers()["dns-0"]
+    assert after != before
+    guardian = parent(after)
+    os.kill(after, signal.SIGKILL)
+    wait_until(lambda: names.ready() and names.workers()["dns-0"] not in (0, after), "the name process to be back")
+    assert parent(names.workers()["dns-0"]) == guardian
+    assert len(cache(names)) >= known
+
+
+def test_names_are_answered_and_learnt_while_the_agent_is_wedged(names: Gate) -> None:
+    frontend = names.lab.frontend.namespace
+    agent, worker = names.status()["pid"], names.workers()["dns-0"]
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        with asking(names) as counts:
+            # Records that nobody takes are lost, and nothing waits for them.
+            for _ in range(100):
+                assert traffic.dns(frontend, "tracker.example.net").rcode == "REFUSED"
+            assert failed(names, 28, 0, NAMES) == []
+            os.kill(worker, signal.SIGKILL)
+            assert failed(names, 1, 0, NAMES // 4) == []
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    asked, lost = counts
+    assert lost <= 1 < asked
+    wait_until(names.ready, "the agent to go on")
+
+
 def test_a_killed_name_process_is_back_at_once_even_without_an_agent(names: Gate) -> None:
     killed = names.workers()["dns-0"]
-    guardian = int(Path(f"/proc/{killed}/stat").read_text().rpartition(") ")[2].split()[1])
+    guardian = parent(killed)
     children = Path(f"/proc/{guardian}/task/{guardian}/children")
     names.kill_agent()
     with asking(names) as counts:
