@@ -26,7 +26,12 @@ LIFETIME_BEGUN_NS: Final = 60 * SECOND_NS
 LIFETIME_CLOSING_NS: Final = 10 * SECOND_NS
 LIFETIME_OTHERS_NS: Final = 60 * SECOND_NS
 
-_TCP: Final = 6
+TCP: Final = 6
+
+
+def silent_ns(last_seen_ns: int, now_ns: int) -> int:
+    """How long a flow has been silent; signed, as in C: another processor's clock may be a tick ahead."""
+    return (now_ns - last_seen_ns + 2**63) % 2**64 - 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,11 @@ class ConntrackEntry:
 
     def alive(self, protocol: int, now_ns: int) -> bool:
         """Whether the programs still go by it (`conntrack_alive` in conntrack.h)."""
-        silent = (now_ns - self.last_seen_ns + 2**63) % 2**64 - 2**63  # signed, as in C
-        return silent <= self.lifetime_ns(protocol)
+        return silent_ns(self.last_seen_ns, now_ns) <= self.lifetime_ns(protocol)
 
     def lifetime_ns(self, protocol: int) -> int:
         """How long it may be silent."""
-        if protocol != _TCP:
+        if protocol != TCP:
             return LIFETIME_OTHERS_NS
         if self.state & CONNTRACK_RESET or self.state & CONNTRACK_FINS == CONNTRACK_FINS:
             return LIFETIME_CLOSING_NS

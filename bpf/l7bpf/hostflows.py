@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
+from l7bpf.flows import LIFETIME_OTHERS_NS, LIFETIME_TCP_NS, TCP, silent_ns
+
 HOST_SIDE_DENIED: Final = 1
 
 
@@ -73,6 +75,11 @@ class HostFlow:
             self.pending,
             self.inner,
         )
+
+    def alive(self, protocol: int, now_ns: int) -> bool:
+        """Whether the programs still go by it (`host_flow_alive` in hostflow.h)."""
+        lifetime = LIFETIME_TCP_NS if protocol == TCP else LIFETIME_OTHERS_NS
+        return silent_ns(self.last_seen_ns, now_ns) <= lifetime
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:

@@ -99,7 +99,7 @@ class PinnedTables:
     def clients(self, addresses: Collection[bytes]) -> Mapping[bytes, Collection[str]]:
         """See `KernelTables`."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        found = reached(self._maps.conntrack, map(address_text, addresses), now)
+        found = reached(self._maps, map(address_text, addresses), now)
         return {address_bytes(address): clients for address, clients in found.items()}
 
 

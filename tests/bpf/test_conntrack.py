@@ -7,6 +7,7 @@ import time
 import pytest
 
 from l7bpf.flows import CONNTRACK_ANSWERED, CONNTRACK_GUESSED, CONNTRACK_RESET, SECOND_NS, ConntrackEntry, ConntrackKey
+from l7bpf.hostflows import HOST_SIDE_DENIED, HostFlow, HostSide
 from l7bpf.layouts import IpcacheEntry, PolicyKey
 from l7bpf.reached import reached
 
@@ -202,7 +203,7 @@ class TestNameThatIsOver:
         stranger = "2001:db8::99" if ":" in server else "198.51.100.99"
 
         def clients():
-            return reached(node.maps.conntrack, [server, stranger], time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+            return reached(node.maps, [server, stranger], time.clock_gettime_ns(time.CLOCK_MONOTONIC))
 
         assert clients() == {server: {web}}
         node.maps.conntrack.delete(ConntrackKey(web, server, 40000, 443, UDP))
@@ -213,6 +214,12 @@ class TestNameThatIsOver:
         row = node.maps.conntrack.get(key)
         node.maps.conntrack.update(key, dataclasses.replace(row, last_seen_ns=row.last_seen_ns + 61 * SECOND_NS))
         assert clients() == {server: {web}}
+        # Those of the node's own processes count, too.
+        now = row.last_seen_ns + 61 * SECOND_NS
+        other = ConntrackKey(node.node, server, 40000, 80, TCP) if ":" not in server else key
+        for side, found in ((HostSide(1, 9), {web, other.source}), (HostSide(1, 9, HOST_SIDE_DENIED), {web})):
+            node.maps.host_flows.update(other, HostFlow(now, 1, 60, side, HostSide(), 0, 0, 0))
+            assert clients() == {server: found}
         # What was refused is no connection.
         node.maps.policy.delete(PolicyKey(70, self.NAMED, 0, TCP, 80, 16))
         assert send(node, build.tcp(web, server, 40000, 80, build.ACK)).reason == NO_RULE
