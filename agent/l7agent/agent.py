@@ -31,6 +31,7 @@ from l7agent.workers import worker_count
 from l7bpf.errors import DatapathError
 from l7observe.audit import AuditLog
 from l7observe.flow import Flow
+from l7observe.histogram import Histogram
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
 from l7policy.errors import PolicyErrors
@@ -91,6 +92,10 @@ class Agent:
         self.datapath = Datapath(config)
         self.policy_load_error = ""
         self.endpoints_load_error = ""
+        self.changes_made = self.changes_refused = 0
+        """Reloads and rollbacks, by what came of them."""
+        self.change_seconds = Histogram()
+        """How long those took that were made."""
         self._documents = documents.Loader()
         self.snapshot: Snapshot | None = None
         self.compiled: Compiled | None = None
@@ -216,6 +221,16 @@ class Agent:
         return self.compiled.policies if self.compiled is not None else ()
 
     async def _use(self, sources: tuple[Source, ...], note: str) -> Change:
+        try:
+            change = await self._used(sources, note)
+        except (PolicyErrors, ReloadFailed):
+            self.changes_refused += 1
+            raise
+        self.changes_made += 1
+        self.change_seconds.observe(change.seconds)
+        return change
+
+    async def _used(self, sources: tuple[Source, ...], note: str) -> Change:
         began = time.monotonic()
         policies = self._documents.load_enforced(sources)
         async with self._change:

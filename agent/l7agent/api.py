@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from l7agent import bpf_views, endpoints, flowstream, fqdn_views, views
+from l7agent import bpf_views, endpoints, flowstream, fqdn_views, measuring, metrics_port, views
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
@@ -28,6 +28,7 @@ from l7agent.reload import ReloadFailed
 from l7agent.workload import WorkloadError
 from l7bpf.errors import DatapathError
 from l7observe.hub import TooManySubscribers
+from l7observe.metrics import FAMILIES, PREFIX, pairs
 from l7policy.errors import PolicyErrors
 from l7policy.policydoc import Source
 from l7policy.scalars import match_name, match_pattern
@@ -281,6 +282,18 @@ class Api:
 
         return StreamingResponse(everything(), media_type="application/x-ndjson")
 
+    async def metrics(self, _: Request) -> Response:
+        return reply(
+            [
+                {"name": f"{PREFIX}{one.family}{one.suffix}", "labels": dict(pairs(one)), "value": one.value}
+                | {"type": FAMILIES[one.family].kind}
+                for one in await measuring.samples(self._agent)
+            ]
+        )
+
+    async def prometheus(self, _: Request) -> Response:
+        return await metrics_port.text(self._agent)
+
     async def bpf_policy(self, request: Request) -> Response:
         key = request.query_params.get("endpoint", "")
         return reply(bpf_views.policy(self._agent, self._endpoint(key) if key else None))
@@ -346,6 +359,8 @@ class Api:
                 route("GET", "fqdn/audit", self.fqdn_audit),
                 route("GET", "fqdn/status", self.fqdn_status),
                 route("GET", "flows", self.flows),
+                Route("/metrics", guarded(self.prometheus), methods=["GET"]),
+                route("GET", "metrics", self.metrics),
                 route("GET", "bpf/policy", self.bpf_policy),
                 route("GET", "bpf/ipcache", self.bpf_ipcache),
                 route("GET", "bpf/conntrack", self.bpf_conntrack),
@@ -402,7 +417,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(agent: Agent, listener: socket.socket) -> None:
+async def serve(application: Starlette, listener: socket.socket) -> None:
     """Answers until cancelled."""
-    config = uvicorn.Config(Api(agent).application(), log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off")
     await _Server(config).serve(sockets=[listener])

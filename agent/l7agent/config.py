@@ -38,6 +38,13 @@ class ApiConfig(Section, frozen=True):
     group: str = "l7"
 
 
+class MetricsConfig(Section, frozen=True):
+    """Metrics for Prometheus, beside the API's socket, which always has them."""
+
+    listen: str = ""
+    """``127.0.0.1:9964``: where they are served by HTTP, too. Workloads are refused there. Empty: nowhere."""
+
+
 class MapsConfig(Section, frozen=True):
     """Capacities of the kernel's tables, in entries."""
 
@@ -121,6 +128,7 @@ class Config(Section, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     audit: AuditConfig = AuditConfig()
     api: ApiConfig = ApiConfig()
+    metrics: MetricsConfig = MetricsConfig()
     maps: MapsConfig = MapsConfig()
     dns: DnsConfig = DnsConfig()
     http: HttpConfig = HttpConfig()
@@ -161,7 +169,22 @@ def parse(path: str, text: str) -> Config:
             except ValueError as error:
                 raise ConfigError(f"{path}: dns.{key}: {error}; write it as 192.0.2.0/24") from error
     try:
+        metrics_address(config.metrics.listen)
+    except ValueError as error:
+        raise ConfigError(f"{path}: metrics.listen: {error}") from error
+    try:
         labelfilter.check(config.labels)
     except ValueError as error:
         raise ConfigError(f"{path}: labels: {error}") from error
     return config
+
+
+def metrics_address(listen: str) -> tuple[str, int] | None:
+    """Address and port of `metrics.listen`; None for none. A port alone is one of 127.0.0.1. Raises ValueError."""
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{listen!r} has no port; write it as 127.0.0.1:9964 or [::1]:9964")
+    address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]") or "127.0.0.1")
+    return str(address), int(port)

@@ -7,9 +7,9 @@ import logging
 import signal
 from pathlib import Path
 
-from l7agent import api, notify
+from l7agent import api, metrics_port, notify
 from l7agent.agent import Agent, StartFailed
-from l7agent.config import Config
+from l7agent.config import Config, metrics_address
 from l7agent.reload import ReloadFailed
 from l7agent.statefile import StateError
 from l7bpf.errors import DatapathError
@@ -24,6 +24,8 @@ async def run(config: Config, config_path: Path | None) -> None:
         for folder in (config.run, config.state):
             Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
         listener = api.listen(Path(config.api.socket), config.api.group)
+        address = metrics_address(config.metrics.listen)
+        scraped = metrics_port.listen(address) if address is not None else None
         agent = Agent(config, config_path)
     except (StateError, api.SocketInUse) as error:
         raise StartFailed(str(error)) from error
@@ -37,7 +39,9 @@ async def run(config: Config, config_path: Path | None) -> None:
     try:
         await agent.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: agent.tasks.start(_hang_up(agent), name="reload"))
-        agent.tasks.start(api.serve(agent, listener), name="api")
+        agent.tasks.start(api.serve(api.Api(agent).application(), listener), name="api")
+        if scraped is not None:
+            agent.tasks.start(api.serve(metrics_port.application(agent), scraped), name="metrics")
         notify.ready(f"revision {agent.snapshot.revision if agent.snapshot else 0} in force")
         await stop.wait()
         notify.stopping()
@@ -47,6 +51,8 @@ async def run(config: Config, config_path: Path | None) -> None:
     finally:
         await agent.close()
         listener.close()
+        if scraped is not None:
+            scraped.close()
         with contextlib.suppress(FileNotFoundError):
             Path(config.api.socket).unlink()
 

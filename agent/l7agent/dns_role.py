@@ -10,7 +10,8 @@ from typing import Any
 
 from l7dns import clock
 from l7dns.learner import Learner
-from l7dns.server import DnsServer
+from l7dns.message import rcode_name
+from l7dns.server import EXTENDED_RCODES, DnsServer
 from l7policy.enforcement import Enforcement
 from l7policy.http import PatternError
 from l7policy.model import Snapshot
@@ -91,6 +92,10 @@ class DnsRole:
                 for name in ("queries", "forwarded", "refused", "failed", "malformed", "limited", "inflight")
             }
             found |= {"connections": counters.connections}
+            found["answers"] = [
+                [outcome, "EXTENDED" if rcode == EXTENDED_RCODES else rcode_name(rcode), count]
+                for (outcome, rcode), count in counters.answers.items()
+            ]
             for name, histogram in (("answer", server.answer_seconds), ("learn", server.learn_seconds)):
                 found |= {
                     f"{name}_seconds": [list(row) for row in histogram.cumulative()],

@@ -38,6 +38,8 @@ class HttpRole:
         self._enforcement = enforcement
         self._secrets = secrets
         self.revision = 0
+        self.server: HttpServer | None = None
+        """Once there is one."""
         self.committed = asyncio.Event()
 
     def prepare(self, snapshot: Snapshot) -> str:
@@ -64,8 +66,11 @@ class HttpRole:
         self._enforcement.abort(revision)
 
     def answer(self, question: str) -> Any:
-        """Nothing to tell yet but what `status` shows."""
-        return {"question": question, "revision": self.revision}
+        """``status``: counters."""
+        if question != "status" or self.server is None:
+            return None
+        counted = self.server.tally.plain()
+        return counted | {"connections_open": self.server.connections, "refused": self.server.turned_away}
 
 
 async def serve(config: Config, slot: int) -> None:
@@ -98,6 +103,7 @@ async def serve(config: Config, slot: int) -> None:
         shutdown,
     )
     server = HttpServer(enforcement, port.record, limits, demand=port.demand)
+    role.server = server
     listeners = [dataplane.listener(sockets.listener, family, HTTP_PORT) for family in dataplane.FAMILIES]
     for listener in listeners:
         for kind in (ProxyKind.HTTP, ProxyKind.TLS):

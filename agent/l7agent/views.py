@@ -135,22 +135,23 @@ def endpoints(agent: Agent) -> list[View]:
     return [endpoint(agent, one) for one in agent.endpoints]
 
 
+def identity_kind(number: int) -> str:
+    """``reserved``, ``workload``, ``cidr`` or ``fqdn``."""
+    if number < ids.FIRST_CLUSTER_IDENTITY:
+        return "reserved"
+    if number < ids.FIRST_LOCAL_IDENTITY:
+        return "workload"
+    return "fqdn" if ids.is_fqdn_identity(number) else "cidr"
+
+
 def identities(agent: Agent) -> list[View]:
     """Every identity of this node, the learnt ones too."""
-
-    def kind(number: int) -> str:
-        if number < ids.FIRST_CLUSTER_IDENTITY:
-            return "reserved"
-        if number < ids.FIRST_LOCAL_IDENTITY:
-            return "workload"
-        return "fqdn" if ids.is_fqdn_identity(number) else "cidr"
-
     used: list[int] = list(agent.compiled.endpoint_identities.values()) if agent.compiled else []
     return [
         {
             "id": number,
             "labels": list(agent.kernel.labels_of(number)),
-            "kind": kind(number),
+            "kind": identity_kind(number),
             "endpoints": used.count(number),
         }
         for number in agent.kernel.identities()

@@ -18,6 +18,7 @@ COMMANDS = {
     "identity": "l7ctl.identity:identity",
     "fqdn": "l7ctl.fqdn:fqdn",
     "bpf": "l7ctl.bpf:bpf",
+    "metrics": "l7ctl.metrics:metrics",
     "audit": "l7ctl.audit:audit",
     "completion": "l7ctl.completion:completion",
     "version": "l7ctl.version:version",

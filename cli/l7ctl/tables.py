@@ -31,6 +31,16 @@ def share(item: Item) -> object:
     return f"{100 * item.get('entries', 0) / capacity:.0f}%" if capacity else None
 
 
+def labels(value: object) -> str:
+    """``reason=POLICY_DENIED status=4xx``."""
+    return " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def number(value: object) -> str:
+    """Whole numbers without a point, others with six digits that count."""
+    return f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else f"{float(str(value)):.0f}"
+
+
 ENDPOINTS: Final = Columns(
     key("id", "EndpointId", justify="right"),
     key("name", "What people call it"),
@@ -197,6 +207,13 @@ DROPS: Final = Columns(
     key("bytes", "In those packets", justify="right"),
 )
 
+METRICS: Final = Columns(
+    key("name", "As Prometheus knows it", header="METRIC"),
+    key("labels", "What it is counted by", text=labels),
+    key("value", "Now; counters since what they count began", justify="right", text=number),
+    key("type", "counter, gauge or histogram", default=False),
+)
+
 ALL: Final = {
     "endpoint list": ENDPOINTS,
     "identity list": IDENTITIES,
@@ -209,5 +226,6 @@ ALL: Final = {
     "bpf policy get": BPF_POLICY,
     "bpf ipcache list": BPF_IPCACHE,
     "bpf ct list": BPF_CONNTRACK,
+    "metrics list": METRICS,
 }
 """By command, for the docs."""

@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from typing import Protocol as Interface
 
 from l7dns import clock, names, record
 from l7dns.exchange import Exchange, Query
-from l7dns.histogram import Histogram
 from l7dns.learner import Learner
 from l7dns.listener import TcpSession, UdpListener
 from l7dns.namecache import Fact
@@ -27,6 +26,7 @@ from l7dns.transaction import Answered, Learn
 from l7dns.upstream import TcpUpstream, UdpUpstream
 from l7observe.demand import Demand
 from l7observe.flow import Flow
+from l7observe.histogram import Histogram
 from l7observe.ratelimit import RateLimit
 from l7observe.tasks import Tasks
 from l7policy.enforcement import FlowPolicy
@@ -56,6 +56,10 @@ class Limits:
     idle_timeout: float = 30.0
 
 
+EXTENDED_RCODES: Final = 16
+"""What needs EDNS to be said is counted as one: servers choose among 4096."""
+
+
 class Policies(Interface):
     """Where the policy of a flow is found (`l7policy.enforcement.Enforcement`)."""
 
@@ -77,6 +81,8 @@ class Counters:
     """Queries over the limit of their client."""
     inflight: int = 0
     connections: int = 0
+    answers: dict[tuple[str, int], int] = field(default_factory=dict)
+    """By what came of the query, and by the answer's code; codes from 16 on (EDNS) count as 16."""
 
 
 class DnsServer:
@@ -246,15 +252,21 @@ class DnsServer:
         seconds = clock.boottime() - begun if begun else 0.0
         if answered.reason == Reason.NONE:
             counters.forwarded += 1
+            outcome = "forwarded"
             self.answer_seconds.observe(seconds)
-            if not self._demand.forwarded:
-                return
         elif answered.reason == Reason.DNS_MALFORMED:
             counters.malformed += 1
+            outcome = "malformed"
         elif decision is None or not decision.allowed:
             counters.refused += 1
+            outcome = "refused"
         else:
             counters.failed += 1
+            outcome = "failed"
+        key = (outcome, min(answered.rcode, EXTENDED_RCODES))
+        counters.answers[key] = counters.answers.get(key, 0) + 1
+        if answered.reason == Reason.NONE and not self._demand.forwarded:
+            return
         self._on_flow(record.flow(clock.wall(), query, answered, seconds))
 
     def _over_limit(self, client: str, now: float) -> str:

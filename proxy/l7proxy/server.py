@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 
 from l7observe.demand import Demand
 from l7observe.flow import Flow
+from l7observe.tally import Tally
 from l7observe.tasks import Tasks
-from l7policy.verdict import Protocol, Reason
+from l7policy.verdict import Protocol, Reason, Verdict
 from l7proxy import flows, sockets
 from l7proxy.commands import Record
 from l7proxy.exchange import Exchange
@@ -59,6 +60,8 @@ class HttpServer:
         self._on_flow = on_flow
         self._demand = demand or Demand()
         self.pumps = 0
+        self.turned_away = 0
+        """Connections that were not even begun."""
         self._relays: dict[ClientSide, flows.Flows] = {}
         self._per_client: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
@@ -72,6 +75,11 @@ class HttpServer:
     def connections(self) -> int:
         """How many are open."""
         return len(self._relays)
+
+    @property
+    def tally(self) -> Tally:
+        """What was judged so far."""
+        return self._demand.tally
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Accepts connections on these sockets, and owns them from here on."""
@@ -126,7 +134,12 @@ class HttpServer:
         return Exchange(policy, self.limits, now, self._demand)
 
     def report(self, relay: ClientSide, record: Record) -> None:
-        """See `relay.Owner.report`."""
+        """See `relay.Owner.report`. What passed is counted where it ends, recorded or not."""
+        if record.verdict != Verdict.FORWARDED:
+            if record.layer == "http":
+                self._demand.tally.request(record.verdict, record.status)
+            else:
+                self._demand.tally.connection(record.verdict)
         self._on_flow(self._relays[relay].flow(record, time.time()))
 
     def gone(self, relay: ClientSide) -> None:
@@ -140,6 +153,7 @@ class HttpServer:
             self._empty.set()
 
     def _turn_away(self, reason: Reason, detail: str, client: Address, destination: Address) -> None:
+        self.turned_away += 1
         self._on_flow(flows.refused(reason, detail, client, destination, time.time()))
 
     async def _watch(self) -> None:

@@ -153,8 +153,10 @@ class TlsExchange:
             return out
         self._step = Step.OPEN
         self.deadline = now + self._limits.idle_timeout
-        if self._demand.forwarded and self._decision is not None and not self._decision.audited:
-            self._record(out, Verdict.FORWARDED, Reason.NONE)
+        if self._decision is not None and not self._decision.audited:
+            self._demand.tally.connection(Verdict.FORWARDED)
+            if self._demand.forwarded:
+                self._record(out, Verdict.FORWARDED, Reason.NONE)
         size = self._reader.size if self._retry is not None else len(self._inbox)
         if size:
             out.append(SendToServer(self._inbox[:size]))

@@ -39,10 +39,15 @@ class Transaction(Answer):
         return self.request.keep_alive and self.head is not None and self.head.keep_alive and not self.rest
 
     def passed(self, demand: Demand, detail: str = "") -> tuple[Record, ...]:
-        """The record that it passed, if somebody wants it or a rule says that there must be one."""
+        """Counts it. The record that it passed, if somebody wants it or a rule says that there must be one."""
+        status, tally = 0 if self.head is None else self.head.status, demand.tally
+        if self.head is not None:
+            tally.seconds.observe(self.first_byte - self.began)
+        if not self.decision.audited:  # counted when it was judged
+            tally.request(Verdict.FORWARDED, status)
         if not (demand.forwarded or self.decision.missing or self.decision.rejected):
             return ()
-        return (self.record(Verdict.FORWARDED, Reason.NONE, 0 if self.head is None else self.head.status, detail),)
+        return (self.record(Verdict.FORWARDED, Reason.NONE, status, detail),)
 
     def judged_again(self, policy: FlowPolicy) -> Record | None:
         """What is to be recorded of a tunnel now: that policy closes it (DROPPED), or lets it go on only by AUDIT."""

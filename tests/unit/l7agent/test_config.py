@@ -54,3 +54,18 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [("", None), (":9964", ("127.0.0.1", 9964)), ("192.0.2.1:1", ("192.0.2.1", 1)), ("[::1]:9964", ("::1", 9964))],
+)
+def test_metrics_are_served_where_the_file_says(listen: str, address: tuple[str, int] | None) -> None:
+    parsed = config.parse("c.yaml", f"metrics: {{listen: '{listen}'}}")
+    assert config.metrics_address(parsed.metrics.listen) == address
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "localhost:9964", "127.0.0.1:0", "127.0.0.1:65536", "::1:"])
+def test_an_address_for_metrics_that_is_none_is_refused(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml: metrics\.listen: "):
+        config.parse("c.yaml", f"metrics: {{listen: '{listen}'}}")

@@ -227,6 +227,21 @@ ANSWERS: dict[str, Any] = {
             }
         ],
     },
+    "GET /v1/metrics": [
+        {
+            "name": "l7gate_drop_count_total",
+            "labels": {"reason": "POLICY_DENIED"},
+            "value": 4,
+            "type": "counter",
+        },
+        {
+            "name": "l7gate_dns_response_duration_seconds_bucket",
+            "labels": {"le": "0.0032"},
+            "value": 7,
+            "type": "histogram",
+        },
+        {"name": "l7gate_bpf_map_pressure", "labels": {"map_name": "policy"}, "value": 0.000488, "type": "gauge"},
+    ],
     "GET /v1/bpf/policy": [
         {
             "policy_id": 3,

@@ -23,6 +23,7 @@ LISTS = [
     ("bpf policy get", "GET /v1/bpf/policy"),
     ("bpf ipcache list", "GET /v1/bpf/ipcache"),
     ("bpf ct list", "GET /v1/bpf/conntrack"),
+    ("metrics list", "GET /v1/metrics"),
 ]
 
 

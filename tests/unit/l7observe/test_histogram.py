@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l7dns.histogram import BUCKETS, FIRST, Histogram
+from l7observe.histogram import BUCKETS, FIRST, Histogram
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:
