@@ -3,21 +3,32 @@
 
 A real `l7d` on a lab's node, with its DNS process and one HTTP worker, and three workloads that the policies select.
 A change is over when the kernel and both proxies have it. A reload reads every file, and is timed by the daemon;
-a label of an endpoint is timed as its API call. Prints one JSON object.
+a label of an endpoint is timed as its API call. The engine of an agent is timed once more by itself, with as many
+workloads as a cluster has, each with an identity of its own. Prints one JSON object.
 """
 
 import argparse
+import gc
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import policycluster
 from machine import rss_mb
 
+from l7agent.compilation import Compiler
+from l7agent.endpoints import Declared, Endpoint
+from l7agent.identities import Identities
 from l7lab import Lab
 from l7lab.gate import Gate
+from l7policy import documents
+from l7policy.changes import compare
+from l7policy.ids import EndpointId
+from l7policy.policydoc import Source
 
 IDLE_POLICIES = 100
 """What the design's budget of memory speaks of."""
@@ -74,12 +85,49 @@ def changes(policies: int, rounds: int) -> dict[str, float]:
     return {"reload_ms": statistics.median(reloads), "endpoint_label_ms": statistics.median(labels)}
 
 
+def engine(policies: int, workloads: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of everything but writing it down: another label of one workload, another port in one policy."""
+    sources = policycluster.sources(policies)
+    changed = [Source(sources[0].path, sources[0].text.replace('port: "8080"', 'port: "8081"', 1)), *sources[1:]]
+    loader = documents.Loader()
+    here = [_endpoint(number, policies) for number in range(workloads)]
+    labels, reloads = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        compiler = Compiler(Identities(Path(folder) / "identities.json"))
+        known = loader.load_enforced(sources)
+        compiler.compile(known, here, ())
+        compiler.commit()
+        for number in range(rounds):
+            here[0] = _endpoint(0 if number % 2 else workloads, policies, 1)
+            gc.collect()
+            began = time.perf_counter()
+            compiler.compile(known, here, ())
+            compiler.commit()
+            labels.append((time.perf_counter() - began) * 1e3)
+            gc.collect()
+            began = time.perf_counter()
+            found = loader.load_enforced(sources if number % 2 else changed)
+            assert len(compare(known, found).modified) == 1
+            compiler.compile(found, here, ())
+            compiler.commit()
+            reloads.append((time.perf_counter() - began) * 1e3)
+            known = found
+    return {"engine_label_ms": statistics.median(labels), "engine_reload_ms": statistics.median(reloads)}
+
+
+def _endpoint(number: int, policies: int, identity: int | None = None) -> Endpoint:
+    labels = tuple(sorted(policycluster.pod_labels(number, policies)))
+    return Endpoint(EndpointId(identity or number + 1), Declared(f"pod{number}", f"pod{number}", labels))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policies", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--workloads", type=int, default=10_000)
     options = parser.parse_args()
-    print(json.dumps(idle() | changes(options.policies, options.rounds)))
+    everything = idle() | changes(options.policies, options.rounds)
+    print(json.dumps(everything | engine(options.policies, options.workloads, options.rounds)))
 
 
 if __name__ == "__main__":

@@ -237,8 +237,12 @@ class Agent:
             difference = changes.compare(self._policies, policies)
             unchanged = self.history.active is not None and history.sources_of(self.history.active) == sources
             # What a secret holds is known to the workers alone, who read it with each revision.
-            unchanged = unchanged and not any(secrets_of(rule.http or ()) for p in policies for rule in p.rules)
-            if self.snapshot is not None and difference.empty and unchanged:
+            if (
+                self.snapshot is not None
+                and difference.empty
+                and unchanged
+                and not any(secrets_of(rule.http or ()) for policy in policies for rule in policy.rules)
+            ):
                 return Change(self._revision, changed=False, seconds=time.monotonic() - began)
             moved = await self._bring_into_force(policies)
             kept = Kept(self._revision, time.time(), [(s.path, s.text) for s in sources], note, len(policies))

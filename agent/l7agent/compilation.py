@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From policies and workloads to all that the kernel and the proxies should hold. Pure but for identity numbers.
 
-Resolving goes with what changed (`l7policy.resolver`); what is told anew each time is the list of prefixes and
-identities, which costs microseconds for each. One compilation is under way at a time: `Compiler.commit` or
+Resolving goes with what changed (`l7policy.resolver`), and what a policy or an endpoint comes to is remembered for as
+long as it is the very same object. What is told anew each time is the list of prefixes and identities, which costs well
+under a microsecond for each. One compilation is under way at a time: `Compiler.commit` or
 `Compiler.abort` ends it. Its rows are for a kernel in which old and new stand side by side for a while:
 
     compile   the policies in force learn the new identities, then the new policies come, for old and new identities
@@ -55,6 +56,26 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """What an endpoint came to."""
+
+    endpoint: Endpoint
+    identity: IdentityId
+    workload: Workload
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranges:
+    """Prefixes with their labels, and names, of the policies seen last."""
+
+    policies: tuple[Policy, ...] = ()
+    of_each: dict[PolicyKey, tuple[Policy, set[str], tuple[FqdnPeer, ...]]] = field(default_factory=dict)
+    prefixes: dict[str, Labels] = field(default_factory=dict)
+    selectors: tuple[FqdnPeer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Inputs:
     """All that a compilation came from."""
 
@@ -99,8 +120,8 @@ class Compiler:
         self._current = _Inputs()
         self._pending: _Inputs | None = None
         self._origins: dict[Digest, tuple[EndpointPolicy, dict[int, Origin]]] = {}
-        self._ranges: tuple[tuple[Policy, ...], dict[str, Labels], tuple[FqdnPeer, ...]] = ((), {}, ())
-        """Of the policies seen last: their prefixes with labels, and their names."""
+        self._ranges = _Ranges()
+        self._seen: dict[EndpointId, _Seen] = {}
 
     def labels_of(self, endpoint: Endpoint) -> Labels:
         """Those of an endpoint's labels that count: policies know no others."""
@@ -125,11 +146,10 @@ class Compiler:
         workloads: dict[EndpointId, Workload] = {}
         endpoints = tuple(endpoints)
 
-        if self._ranges[0] is not policies:
-            cidrs = resolve.prefix_identity_labels(resolve.cidrs(policies))
-            self._ranges = (policies, cidrs, resolve.selectors(policies))
-        _, cidrs, selectors = self._ranges
-        for network, labels in cidrs.items():
+        by_key = keyed(policies)
+        if self._ranges.policies is not policies:
+            self._ranges = self._ranges_of(policies, by_key)
+        for network, labels in self._ranges.prefixes.items():
             identity = self._identities.cidr(labels)
             numbered[identity] = labels
             prefixes[network] = identity
@@ -137,30 +157,61 @@ class Compiler:
         prefixes[LOOPBACK] = ids.HOST
         for address in node_addresses:
             prefixes[str(ipaddress.ip_network(address))] = ids.HOST
+        seen: dict[EndpointId, _Seen] = {}
+        with_ports: list[Endpoint] = []
         for endpoint in endpoints:
-            labels = self.labels_of(endpoint)
-            identity = self._identities.workload(labels)
-            numbered[identity] = labels
-            endpoint_identities[endpoint.id] = identity
-            workloads[endpoint.id] = Workload(labels, endpoint.declared.ports, endpoint.audited(self._audit))
-            if endpoint.attachment is not None:
-                for address in endpoint.attachment.addresses:
-                    prefixes[host_prefix(address)] = identity
+            known = self._seen.get(endpoint.id)
+            if known is None or known.endpoint is not endpoint:
+                known = self._see(endpoint)
+            seen[endpoint.id] = known
+            numbered[known.identity] = known.workload.labels
+            endpoint_identities[endpoint.id] = known.identity
+            workloads[endpoint.id] = known.workload
+            if known.workload.ports:
+                with_ports.append(endpoint)
+            for prefix in known.prefixes:
+                prefixes[prefix] = known.identity
+        self._seen = seen
 
-        rows = self._begin(_Inputs(keyed(policies), workloads, self.ports_of(endpoints), numbered))
+        rows = self._begin(_Inputs(by_key, workloads, self.ports_of(with_ports), numbered))
         tables = dict(self._resolver.policies())
+        endpoint_policies, endpoint_tables = self._resolver.endpoints()
         return Compiled(
             policies=policies,
-            endpoint_policies={endpoint: self._resolver.policy_of(endpoint) for endpoint in workloads},
-            endpoint_tables={endpoint: self._resolver.digest_of(endpoint) for endpoint in workloads},
+            endpoint_policies=endpoint_policies,
+            endpoint_tables=endpoint_tables,
             endpoint_identities=endpoint_identities,
             tables=tables,
             identities=numbered,
             prefixes=prefixes,
-            selectors=selectors,
+            selectors=self._ranges.selectors,
             origins=self._origins_of(tables),
             written=[row for row in rows if row.after],
             stale=[row for row in rows if row.before],
+        )
+
+    def _see(self, endpoint: Endpoint) -> _Seen:
+        labels = self.labels_of(endpoint)
+        addresses = () if endpoint.attachment is None else endpoint.attachment.addresses
+        return _Seen(
+            endpoint,
+            self._identities.workload(labels),
+            Workload(labels, endpoint.declared.ports, endpoint.audited(self._audit)),
+            tuple(map(host_prefix, addresses)),
+        )
+
+    def _ranges_of(self, policies: tuple[Policy, ...], by_key: Mapping[PolicyKey, Policy]) -> _Ranges:
+        before = self._ranges
+        of_each: dict[PolicyKey, tuple[Policy, set[str], tuple[FqdnPeer, ...]]] = {}
+        for key, policy in by_key.items():
+            known = before.of_each.get(key)
+            if known is None or known[0] is not policy:
+                known = (policy, resolve.cidrs((policy,)), resolve.selectors((policy,)))
+            of_each[key] = known
+        cidrs = set[str]().union(*(found for _, found, _ in of_each.values()))
+        prefixes = before.prefixes if cidrs == before.prefixes.keys() else resolve.prefix_identity_labels(cidrs)
+        return _Ranges(
+            policies, of_each, prefixes, resolve.in_order(peer for *_, of in of_each.values() for peer in of)
         )
 
     def commit(self) -> list[Row]:
@@ -185,7 +236,11 @@ class Compiler:
     def _begin(self, wanted: _Inputs) -> list[Row]:
         assert self._pending is None, "commit or abort comes first"  # noqa: S101 - a bug, not an input
         current, self._pending = self._current, wanted
-        came = {n: labels for n, labels in wanted.identities.items() if current.identities.get(n) != labels}
+        came = {
+            number: labels
+            for number, labels in wanted.identities.items()
+            if (old := current.identities.get(number)) is not labels and old != labels
+        }
         first = self._resolver.update(identities=came)
         second = self._resolver.update(
             policies=changed(current.policies, wanted.policies),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small state files: written whole or not at all, readable by root only."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -11,16 +12,20 @@ T = TypeVar("T")
 
 
 def save(path: Path, value: object, *, indented: bool = True) -> None:
-    """Replaces the file in one step. Raises OSError, and then the old contents are still there.
+    """Replaces the file in one step, unless it says so already. Raises OSError; then the old contents are still there.
 
     `indented` is for people to read, at a price where there is much of it.
     """
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     text = msgspec.json.encode(value)
+    text = msgspec.json.format(text) if indented else text
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text:
+            return
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(text) if indented else text)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -94,15 +94,16 @@ def check(rules: Iterable[str]) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=4096)
 def identity_labels(labels: Labels, rules: tuple[str, ...] = ()) -> Labels:
     """Those of a workload's `labels` that count for its identity under `rules` beside Cilium's own."""
-    prefixes, selective = _compiled(rules)
-    return frozenset(label for label in labels if _counts(label, prefixes, selective=selective))
+    return frozenset(label for label in labels if _counts(label.partition("=")[0], rules))
 
 
-def _counts(label: str, prefixes: tuple[_Prefix, ...], *, selective: bool) -> bool:
-    source, _, rest = label.partition(":")
+@functools.lru_cache(maxsize=4096)
+def _counts(full_key: str, rules: tuple[str, ...]) -> bool:
+    """By ``source:key``: of those a cluster has hundreds, and label sets as many as workloads."""
+    source, _, key = full_key.partition(":")
     if source in _ALWAYS:
         return True
-    key = rest.partition("=")[0]
+    prefixes, selective = _compiled(rules)
     included, ignored = 0, 0
     for prefix in prefixes:
         length = prefix.matched(source, key)

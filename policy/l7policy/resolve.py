@@ -134,8 +134,12 @@ def cidrs(policies: Iterable[Policy]) -> set[str]:
 
 def selectors(policies: Iterable[Policy]) -> tuple[FqdnPeer, ...]:
     """Every toFQDNs selector, sorted. Names in DNS rules are not among them: they allow a question, not an address."""
-    found = {peer for rule in _rules(policies) for peer in rule.peers or () if isinstance(peer, FqdnPeer)}
-    return tuple(sorted(found, key=lambda peer: (peer.label, peer.match_pattern)))
+    return in_order(peer for rule in _rules(policies) for peer in rule.peers or () if isinstance(peer, FqdnPeer))
+
+
+def in_order(found: Iterable[FqdnPeer]) -> tuple[FqdnPeer, ...]:
+    """Each selector once, sorted."""
+    return tuple(sorted(set(found), key=lambda peer: (peer.label, peer.match_pattern)))
 
 
 def _rules(policies: Iterable[Policy]) -> Iterator[Rule]:

@@ -226,6 +226,11 @@ class Resolver:
         """Which table an endpoint's entries are in. Raises KeyError."""
         return self._endpoints[endpoint].digest
 
+    def endpoints(self) -> tuple[dict[EndpointId, EndpointPolicy], dict[EndpointId, Digest]]:
+        """`policy_of` and `digest_of` of every endpoint."""
+        policies = {endpoint: group.policy for endpoint, group in self._endpoints.items() if group.policy is not None}
+        return policies, {endpoint: group.digest for endpoint, group in self._endpoints.items()}
+
     def policies(self) -> Mapping[Digest, EndpointPolicy]:
         """Every table in use."""
         return {digest: table.policy for digest, table in self._tables.items()}
