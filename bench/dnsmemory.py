@@ -50,6 +50,9 @@ def main() -> None:
                 problem = learner.learn(Fact(name, SERVER, 53), addresses, HOUR if new else 5, second + 0.5, 7)
                 assert not problem
             learner.expire(float(second))
+            if second % 5 == 0:  # as the process asks which addresses connections lead to
+                kept = learner.kept()
+                learner.release(kept, learner.clients(kept), float(second))
             if second == HOUR // 2:
                 found["rss_half_hour_mb"] = round(rss_mb(), 1)
         found["rss_mb"] = round(rss_mb(), 1)

@@ -124,7 +124,7 @@ class Learner:
                 elif address in present:
                     self._keep(fact, address, now)
         self._adopt(present, now)
-        self._settle(list(self._addresses()), now)
+        self._settle([address for address in self._addresses() if address not in self._held], now)
         self._rows.collect(now, self._linger)
         self._save_names()
         return self._view.snapshots

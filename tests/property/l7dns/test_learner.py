@@ -222,7 +222,9 @@ class Learning(RuleBasedStateMachine):
         if clean:
             self.learner.close()
         if lose and self.kernel.ipcache_rows:
-            self.kernel.ipcache_rows.pop(next(iter(self.kernel.ipcache_rows)))
+            lost = next(iter(self.kernel.ipcache_rows))
+            del self.kernel.ipcache_rows[lost]
+            self.kernel.established.pop(lost, None)
             self.kernel.policy_rows.clear()
         if invent:
             self.kernel.ipcache_rows[address_bytes("203.0.113.9")] = IdentityId((1 << 24) | (1 << 23) | 4000)
