@@ -178,7 +178,9 @@ def _outside(text: str, prefix: str, cluster: Cluster) -> Side:
 
 def _labelled(text: str, cluster: Cluster) -> Side:
     try:
-        found = labels.workload_labels(part for part in text.split(",") if part.strip())
+        # No workload has a label of source any, but that is how selectors are copied.
+        written = (part.strip().removeprefix(f"{labels.ANY}:") for part in text.split(","))
+        found = labels.workload_labels(part for part in written if part)
     except LabelError as error:
         raise QuestionError(str(error)) from error
     if not found:

@@ -175,6 +175,8 @@ def _covers_peers(wide: Rule, narrow: Rule) -> bool:
 def _covers_peer(outer: Peer, inner: Peer) -> bool:
     if outer == inner or outer == EntityPeer("all"):
         return True
+    if outer == EntityPeer("world"):  # Prefixes and names are addresses outside.
+        return isinstance(inner, CidrPeer | FqdnPeer) or inner in (EntityPeer("world-ipv4"), EntityPeer("world-ipv6"))
     if isinstance(outer, CidrPeer) and isinstance(inner, CidrPeer) and not outer.excepts:
         mine, its = network(outer.cidr), network(inner.cidr)
         return mine.version == its.version and its.subnet_of(mine)  # type: ignore[arg-type]

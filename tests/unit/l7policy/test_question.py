@@ -33,6 +33,11 @@ def test_labels_are_those_that_a_pod_with_them_would_have() -> None:
     }
 
 
+def test_labels_of_any_source_are_the_pods_as_selectors_are_copied() -> None:
+    assert question.side("any:app=web,k8s:tier=front", Cluster()).labels >= {"k8s:app=web", "k8s:tier=front"}
+    assert question.side("container:app=web", Cluster()).labels >= {"container:app=web"}
+
+
 def test_labels_in_a_known_namespace_come_with_its_labels_but_those_given_win() -> None:
     found = question.side("app=a,io.kubernetes.pod.namespace=shop", CLUSTER).labels
     assert "k8s:io.cilium.k8s.namespace.labels.team=sales" in found
