@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from l7agent import bpf_views, endpoints, flowstream, fqdn_views, measuring, metrics_port, views
+from l7agent import bpf_views, endpoints, flowstream, fqdn_views, health, measuring, metrics_port, views
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
@@ -149,7 +149,9 @@ class Api:
         self._agent = agent
 
     async def status(self, _: Request) -> Response:
-        return reply(views.status(self._agent, await self._agent.fills.get()))
+        fills = await self._agent.fills.get()
+        found = await asyncio.to_thread(health.look, self._agent.datapath, tuple(self._agent.endpoints))
+        return reply(views.status(self._agent, fills, found))
 
     async def endpoints(self, _: Request) -> Response:
         return reply(views.endpoints(self._agent))

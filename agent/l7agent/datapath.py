@@ -152,6 +152,25 @@ class Datapath:
         elif endpoint.attachment is not None:
             self._attacher.detach_endpoint(endpoint.attachment.ifindex, endpoint.id)
 
+    def programs_of(self, endpoint: Endpoint) -> dict[str, bool]:
+        """Whether the kernel has each program where the workload's packets pass. Raises DatapathError."""
+        attachment = endpoint.attachment
+        if attachment is None:
+            return {}
+        if attachment.cgroup is not None:
+            return self._attacher.on_cgroup(attachment.cgroup, endpoint.id)
+        return self._attacher.on_endpoint(attachment.ifindex, endpoint.id)
+
+    def programs_of_node(self) -> dict[str, dict[str, bool]]:
+        """The same of each uplink, and of the socket lookup under an empty name. Raises DatapathError."""
+        found = {"": self._attacher.on_sockets()}
+        for name in self.uplinks:
+            try:
+                found[name] = self._attacher.on_uplink(socket.if_nametoindex(name))
+            except OSError:
+                found[name] = {"from_uplink": False, "to_uplink": False}  # the interface is gone
+        return found
+
     def on_events(self, callback: Callable[[list[Event]], None]) -> None:
         """Hands over dropped packets' events as they come, those of before the agent was there first."""
         events = self._events = EventReader(self._pins)

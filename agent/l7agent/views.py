@@ -6,7 +6,7 @@ import socket
 import time
 from typing import Any
 
-from l7agent import dataplane
+from l7agent import dataplane, health
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint, port_text
 from l7agent.fills import Count
@@ -29,7 +29,7 @@ def problems(errors: PolicyErrors) -> list[View]:
     ]
 
 
-def status(agent: Agent, fills: Count) -> View:
+def status(agent: Agent, fills: Count, programs: health.Programs) -> View:
     """The whole picture."""
     compiled = agent.compiled
     counters = agent.kernel.counters()
@@ -71,6 +71,18 @@ def status(agent: Agent, fills: Count) -> View:
             "pins": str(dataplane.pins(agent.config)),
             "uplinks": agent.datapath.uplinks,
         },
+        "problems": list(health.problems(agent, fills.tables, programs)),
+        "enforced": [
+            {
+                "name": one.declared.name,
+                "state": one.state,
+                "programs": [name for name, there in programs.endpoints.get(one.id, {}).items() if there],
+                "missing": [name for name, there in programs.endpoints.get(one.id, {}).items() if not there],
+                "policy_id": agent.kernel.policy_of(one.id),
+                "revision": agent.snapshot.revision if agent.snapshot else 0,
+            }
+            for one in agent.endpoints
+        ],
         "audit": {
             "path": agent.config.audit.path,
             "written": agent.audit.written,

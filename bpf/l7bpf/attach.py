@@ -112,6 +112,54 @@ class Attacher:
     def detach_steer(self) -> None:
         self._remove_link(self._links / "steer")
 
+    # What the kernel says is attached now, whatever was done before. Blocking. Raises DatapathError without programs.
+
+    def on_endpoint(self, ifindex: int, endpoint_id: int) -> dict[str, bool]:
+        """Whether each program of a workload's interface is there, and the one that is pinned."""
+        return self._present(_ENDPOINT, ifindex, f"endpoint_{endpoint_id}")
+
+    def on_uplink(self, ifindex: int) -> dict[str, bool]:
+        """The same of an uplink."""
+        return self._present(_UPLINK, ifindex, f"uplink_{ifindex}")
+
+    def on_cgroup(self, cgroup: Cgroup, endpoint_id: int) -> dict[str, bool]:
+        """The same of a cgroup."""
+        target = cgroup.number & 0xFFFFFFFF
+        return {
+            name: self._linked(self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}", name, target)
+            for name, _ in _CGROUP
+        }
+
+    def on_sockets(self) -> dict[str, bool]:
+        """The same of the socket lookup of the calling thread's network namespace."""
+        own = Path("/proc/thread-self/ns/net").stat().st_ino
+        return {"steer": self._linked(self._links / "steer", "steer", own)}
+
+    def _present(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> dict[str, bool]:
+        if self.mode == "tcx":
+            pins = {program: self._links / f"{name}_{program.split('_')[0]}" for program, _ in programs}
+            return {program: self._linked(pin, program, ifindex) for program, pin in pins.items()}
+        try:
+            with IPRoute() as netlink:
+                return {program: program in _filters(netlink, ifindex, hook) for program, hook in programs}
+        except NetlinkError as error:
+            if error.code not in _GONE:
+                raise
+            return dict.fromkeys((program for program, _ in programs), False)
+
+    def _linked(self, pin: Path, name: str, target: int) -> bool:
+        with self._program(name) as program:
+            wanted = libbpf.program_id(program)
+        try:
+            link = libbpf.obj_get(pin)
+        except FileNotFoundError:
+            return False
+        try:
+            info = libbpf.link_info(link)
+        finally:
+            os.close(link)
+        return (info.target, info.program_id) == (target, wanted)
+
     def links(self) -> list[str]:
         """Names of the pinned links: ``endpoint_7_from``, ``cgroup_8_egress``, ``uplink_2_to``, ``steer``."""
         return sorted(path.name for path in self._links.iterdir()) if self._links.is_dir() else []

@@ -13,21 +13,25 @@ from l7observe.columns import printable
 
 
 @click.command()
+@click.option("--verbose", is_flag=True, help="Show what the kernel has attached for each endpoint, too.")
 @output_option(("table", "json", "yaml"))
 @pass_session
-def status(session: Session, output: str) -> None:
-    """Show what the daemon is doing.
+def status(session: Session, verbose: bool, output: str) -> None:
+    """Show what the daemon is doing. Ends with 1 if something keeps it from enforcing as it was told to.
 
     \b
     Examples:
       l7ctl status
+      l7ctl status --verbose
       l7ctl status -o json | jq .revision
     """
     answer = session.client.get("/status")
     if output == "table":
-        _describe(answer)
+        _describe(answer, verbose)
     else:
         value(answer, output)
+    if answer.get("problems"):
+        raise SystemExit(1)
 
 
 def duration(seconds: float) -> str:
@@ -39,7 +43,7 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
-def _describe(answer: Mapping[str, Any]) -> None:
+def _describe(answer: Mapping[str, Any], verbose: bool) -> None:
     node = answer.get("node", {})
     datapath = answer.get("datapath", {})
     audit = answer.get("audit", {})
@@ -67,7 +71,9 @@ def _describe(answer: Mapping[str, Any]) -> None:
     if audited := answer.get("audited_endpoints"):
         share = f"{len(audited)} of {count(answer.get('endpoints', 0), 'endpoint')}"
         _warn(f"Audit mode: what policy denies PASSES and is only recorded, for {share}:", ", ".join(audited))
-    for title, columns, key in _TABLES:
+    if problems := answer.get("problems"):
+        _warn(f"Degraded: {count(len(problems), 'problem')}", "\n".join(problems))
+    for title, columns, key in (*_TABLES, *(_VERBOSE if verbose else ())):
         if answer.get(key):
             age = answer.get("maps_age_seconds") if key == "maps" else None
             line(f"\n{title}" + (f", counted {age:.0f} s ago" if age else ""))
@@ -86,6 +92,7 @@ _TABLES = (
     ("Kernel tables", tables.MAPS, "maps"),
     ("Dropped packets", tables.DROPS, "drops"),
 )
+_VERBOSE = (("Endpoints, as the kernel has them", tables.ENFORCED, "enforced"),)
 
 
 def _row(name: str, text: str) -> None:

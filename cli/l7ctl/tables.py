@@ -201,6 +201,15 @@ MAPS: Final = Columns(
     Column("used", "USED", "Share in use", share, justify="right"),
 )
 
+ENFORCED: Final = Columns(
+    key("name", "Endpoint"),
+    key("state", "ready, waiting or error"),
+    key("programs", "Programs that the kernel has attached"),
+    key("missing", "Programs that should be there"),
+    key("policy_id", "Its compiled verdicts in the kernel", header="POLICY ID", justify="right"),
+    key("revision", "Rule set it is judged by", justify="right"),
+)
+
 DROPS: Final = Columns(
     key("reason", "Why packets were dropped"),
     key("packets", "How many", justify="right"),

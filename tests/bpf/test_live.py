@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from l7bpf import attach, events, loader, routing
+from l7bpf import attach, events, libbpf, loader, routing
 from l7bpf.errors import DatapathError
 from l7bpf.flows import ConntrackKey
 from l7bpf.layouts import MARK_TO_CLIENT, MARK_TO_SERVER, Endpoint, IpcacheEntry, ListenerKey, PolicyEntry, PolicyKey
@@ -194,6 +194,25 @@ def test_policy_holds_from_attach_to_detach(net, attacher, echo, family):
     net.node(attacher.detach_uplink, net.ext)
     assert attacher.links() == []
     assert net.node(lambda: subprocess.check_output(["tc", "qdisc", "show"], text=True)).count("clsact") == 0
+
+
+def test_the_kernel_is_asked_what_is_attached(net, attacher):
+    both = {"from_endpoint": True, "to_endpoint": True}
+    assert net.node(attacher.on_endpoint, net.lxc, WEB) == both
+    assert net.node(attacher.on_uplink, net.ext) == {"from_uplink": True, "to_uplink": True}
+    assert net.node(attacher.on_endpoint, net.ext, WEB) == dict.fromkeys(both, False)
+    if attacher.mode == "tc":
+        net.node(lambda: subprocess.check_call(["tc", "filter", "del", "dev", "lxc", "egress"]))
+    else:
+        # As `bpftool link detach`: the pin stays, and holds nothing any more.
+        link = libbpf.obj_get(net.pins / "links" / f"endpoint_{WEB}_to")
+        libbpf.link_detach(link)
+        os.close(link)
+    assert net.node(attacher.on_endpoint, net.lxc, WEB) == {"from_endpoint": True, "to_endpoint": False}
+    net.node(attacher.attach_endpoint, net.lxc, WEB)
+    assert net.node(attacher.on_endpoint, net.lxc, WEB) == both
+    net.node(attacher.detach_endpoint, net.lxc, WEB)
+    assert net.node(attacher.on_endpoint, net.lxc, WEB) == dict.fromkeys(both, False)
 
 
 def test_a_revocation_reaches_a_connection_that_is_open(net, attacher, echo, family):

@@ -49,6 +49,17 @@ STATUS = {
     ],
     "maps": [{"name": "policy", "entries": 32, "capacity": 65536}],
     "maps_age_seconds": 3.2,
+    "problems": [],
+    "enforced": [
+        {
+            "name": "web",
+            "state": "ready",
+            "programs": ["from_endpoint", "to_endpoint"],
+            "missing": [],
+            "policy_id": 3,
+            "revision": 7,
+        }
+    ],
     "datapath": {"layout": "v1", "attach": "tcx", "pins": "/sys/fs/bpf/l7"},
     "audit": {"path": "/var/log/l7/audit.jsonl", "written": 5, "lost": 0, "error": ""},
     "drops": [{"reason": "POLICY_DENIED", "packets": 4, "bytes": 240}],

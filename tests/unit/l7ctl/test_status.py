@@ -56,6 +56,24 @@ def test_what_is_wrong_is_said(l7ctl: Run, agent: Any) -> None:
     assert "ring was full):\n  3" in shown
 
 
+def test_what_degrades_it_ends_it_with_one(l7ctl: Run, agent: Any) -> None:
+    assert l7ctl("status").exit_code == 0
+    agent.answers["GET /v1/status"] = agent.answers["GET /v1/status"] | {
+        "problems": ["endpoint web: not attached: to_endpoint", "dns-0 is down"]
+    }
+    for output in ("table", "json", "yaml"):
+        assert l7ctl("status", "-o", output).exit_code == 1
+    assert (
+        "Degraded: 2 problems\n  endpoint web: not attached: to_endpoint\n  dns-0 is down\n" in l7ctl("status").stdout
+    )
+
+
+def test_verbose_tells_what_the_kernel_has_for_each_endpoint(l7ctl: Run) -> None:
+    row = ["web", "ready", "from_endpoint,to_endpoint", "-", "3", "7"]
+    assert row in [line.split() for line in l7ctl("status", "--verbose").stdout.splitlines()]
+    assert row not in [line.split() for line in l7ctl("status").stdout.splitlines()]
+
+
 def test_an_answer_that_lacks_parts_is_still_shown(l7ctl: Run, agent: Any) -> None:
     agent.answers["GET /v1/status"] = {"version": "0.0.1"}
     assert l7ctl("status").exit_code == 0
