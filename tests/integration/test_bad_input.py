@@ -275,7 +275,8 @@ def test_a_full_disk_loses_audit_records_and_nothing_else(unstarted_gate: Callab
         mark = stream.mark()
         assert {step.outcome for step in stream.wait_count(10, mark=mark)} == {"200"}
         assert not open_(gate, UNNAMED)
-        assert gate.ctl("status").code == 0
+        status = gate.ctl("status", "-o", "json")
+        assert (status.code, status.json["problems"]) == (1, ["the audit log cannot be written"])
         assert gate.ctl("rules", "reload").code == 0
         run(["mount", "-o", "remount,size=64m", str(small)])
         written = gate.status()["audit"]["written"]
