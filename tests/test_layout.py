@@ -226,7 +226,7 @@ def _check_l7ctl(words: list[str]) -> str:
                 names = (*option.opts, *option.secondary_opts)
                 takes_value |= dict.fromkeys(names, not (option.is_flag or option.count))
         word = rest.pop(0)
-        if word in ("…", "..."):
+        if word in ("…", "...", "--"):
             return ""
         if word.startswith("-") and word != "-":
             name = word.split("=")[0]

@@ -12,6 +12,7 @@ COMMANDS = {
     "status": "l7ctl.status:status",
     "doctor": "l7ctl.doctor:doctor",
     "demo": "l7ctl.demo:demo",
+    "run": "l7ctl.run:run",
     "monitor": "l7ctl.monitor:monitor",
     "endpoint": "l7ctl.endpoint:endpoint",
     "rules": "l7ctl.rules:rules",

@@ -51,8 +51,8 @@ def value(data: object, output: str) -> None:
         click.echo(json.dumps(data, indent=2))
 
 
-def table(columns: Columns[T], things: Iterable[T], wide: bool = False, indent: int = 0) -> None:
-    """Prints rows for people."""
+def table(columns: Columns[T], things: Iterable[T], wide: bool = False, indent: int = 0, *, err: bool = False) -> None:
+    """Prints rows for people; `err`: beside what a program reads, on standard error."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns.visible(wide):
         drawn.add_column(column.header, justify=column.justify, overflow="fold")
@@ -68,7 +68,7 @@ def table(columns: Columns[T], things: Iterable[T], wide: bool = False, indent: 
     with console.capture() as capture:
         console.print(Padding(drawn, (0, 0, 0, indent)))
     for line in capture.get().splitlines():
-        click.echo(line.rstrip(), color=True)
+        click.echo(line.rstrip(), color=True, err=err)
 
 
 def coloured() -> bool:
