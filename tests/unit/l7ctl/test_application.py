@@ -62,7 +62,7 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_an_answer_the_command_cannot_read_is_no_traceback(
     l7ctl: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         raise KeyError("revision")
 
     monkeypatch.setattr(status, "_describe", broken)
