@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes of the node itself, told apart by their cgroup: the same policies as for workloads with a namespace."""
 
+import sys
+
 import pytest
 
 from l7lab import traffic
+from l7lab.scenario import API_V4
 from l7lab.topology import RESOLVER_V4, RESOLVER_V6
 
 POLICY = """
@@ -94,3 +97,37 @@ def test_what_is_in_no_cgroup_of_an_endpoint_is_left_alone(gate):
     node = gate.lab.node.namespace
     assert str(traffic.browse(node, "http://api.example.com/private")[1]) == "200"
     assert traffic.dns(node, "evil.example.com").rcode == "NXDOMAIN"
+
+
+# A question by a connected or unconnected datagram; then requests to an address, on connections of the same family.
+ASK = """
+import socket, sys
+how, resolver, address = sys.argv[1:4]
+family = socket.AF_INET6 if ":" in resolver else socket.AF_INET
+for query in map(bytes.fromhex, sys.argv[4:]):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(3)
+        if how == "connected":
+            sock.connect((resolver, 53))
+            sock.send(query)
+            answer = sock.recv(4096)
+        else:
+            sock.sendto(query, (resolver, 53))
+            answer, sender = sock.recvfrom(4096)
+            assert sender[:2] == (resolver, 53), sender
+        print(answer[3] & 15)
+for path in ("/public/", "/private"):
+    with socket.create_connection((address, 80), 3) as sock:
+        assert sock.getpeername()[:2] == (address, 80), sock.getpeername()
+        sock.sendall(f"GET {path} HTTP/1.1\\r\\nHost: api.example.com\\r\\nConnection: close\\r\\n\\r\\n".encode())
+        print(sock.recv(4096)[9:12].decode())
+"""
+
+
+@pytest.mark.parametrize("how", ["connected", "unconnected"])
+@pytest.mark.parametrize("written", ["", "::ffff:"])
+def test_every_kind_of_socket_sees_the_real_server_and_is_judged(gate, build, how, written):
+    questions = [traffic.question(name).hex() for name in ("api.example.com", "evil.example.com")]
+    arguments = (how, written + RESOLVER_V4, written + API_V4, *questions)
+    done = build.run([sys.executable, "-I", "-S", "-c", ASK, *arguments])
+    assert done.stdout.split() == ["0", "5", "200", "403"], done.stderr
