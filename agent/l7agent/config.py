@@ -56,6 +56,10 @@ class MapsConfig(Section, frozen=True):
     """Flows of processes of the node itself, those of endpoints that are cgroups."""
     endpoints: Count = 1024
     fqdn_identities: Count = 16384
+    event_bytes: Annotated[int, msgspec.Meta(ge=4096, le=1 << 30)] = 1 << 20
+    """Of each of the two rings that drops and what passes are told by; a power of two."""
+    events_per_second: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    """Of each processor and ring; what is over it is counted as lost."""
 
 
 class DnsConfig(Section, frozen=True):
@@ -168,6 +172,8 @@ def parse(path: str, text: str) -> Config:
                 ipaddress.ip_network(prefix)
             except ValueError as error:
                 raise ConfigError(f"{path}: dns.{key}: {error}; write it as 192.0.2.0/24") from error
+    if config.maps.event_bytes & (config.maps.event_bytes - 1):
+        raise ConfigError(f"{path}: maps.event_bytes: {config.maps.event_bytes} is not a power of two")
     try:
         metrics_address(config.metrics.listen)
     except ValueError as error:

@@ -69,6 +69,8 @@ class Datapath:
                 max_fragments=sizes.fragments,
                 max_host_flows=sizes.host_flows,
                 max_fqdn_identities=sizes.fqdn_identities,
+                max_event_bytes=sizes.event_bytes,
+                events_per_second=sizes.events_per_second,
             ),
         )
         for name, (actual, wanted) in loaded.kept_sizes.items():

@@ -148,3 +148,18 @@ def test_a_port_alone_is_the_nodes_own(make_gate: Callable[..., Gate]) -> None:
 
 def test_metrics_are_on_no_port_unless_asked(gate: Gate) -> None:
     assert not traffic.connect(gate.lab.node.namespace, "127.0.0.1", PORT, timeout=0.5).open
+
+
+def test_events_over_the_configured_rate_are_counted_as_lost_and_their_drops_are_not(
+    make_gate: Callable[..., Gate],
+) -> None:
+    gate = make_gate(settings={"maps": {"events_per_second": 1, "event_bytes": 4096}})
+    before = scrape(gate)
+    # One connection attempt, repeated by nobody, for each port: more drops than events.
+    for port in range(7000, 7008):
+        assert not traffic.connect(gate.lab.batch.namespace, UNNAMED, port, timeout=0.1).open
+    after = scrape(gate)
+    dropped = f"{PREFIX}drop_count_total", 'reason="POLICY_DENIED"'
+    lost = f"{PREFIX}lost_events_total", 'source="drop"'
+    assert after[dropped] - before.get(dropped, 0) >= 8
+    assert 0 < after[lost] - before[lost] <= after[dropped] - before.get(dropped, 0)

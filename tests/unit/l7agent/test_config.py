@@ -69,3 +69,10 @@ def test_metrics_are_served_where_the_file_says(listen: str, address: tuple[str,
 def test_an_address_for_metrics_that_is_none_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml: metrics\.listen: "):
         config.parse("c.yaml", f"metrics: {{listen: '{listen}'}}")
+
+
+@pytest.mark.parametrize("size", [4097, 1 << 20 | 4096, 2048, 0])
+def test_a_ring_of_events_is_a_power_of_two_and_a_page_at_least(size: int) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml:.*event_bytes"):
+        config.parse("c.yaml", f"maps: {{event_bytes: {size}}}")
+    assert config.parse("c.yaml", "maps: {event_bytes: 8192}").maps.event_bytes == 8192
