@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workloads come, go and come back; what is known of them stays."""
 
+import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -274,6 +276,36 @@ def test_cleanup_leaves_the_node_as_it_was_and_refuses_while_the_agent_runs(
     gate.start()
     wait_until(gate.endpoints_ready, "the endpoints to be ready again")
     assert not open_(gate.lab.batch.namespace, UNNAMED)
+
+
+def test_after_a_reboot_the_state_directory_is_enough(unstarted_gate: Callable[..., Gate]) -> None:
+    gate = unstarted_gate()
+    node, batch = gate.lab.node.namespace, gate.lab.batch.namespace
+    before = node_state(gate)
+    gate.start()
+    gate.add_all()
+    numbers = sorted((one["name"], one["id"], one["identity"]) for one in gate.endpoints())
+    # All that a reboot takes: every process at once, and what the kernel held.
+    ours = [pid for pid in node.pids() if str(gate.config) in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert set(gate.workers().values()) < set(ours)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody starts another one meanwhile
+        for pid in ours:
+            os.kill(pid, number)
+    shutil.rmtree(gate.lab.bpffs / "l7")
+    undo = "for n in 8 9 10; do while ip $f rule del pref $n 2>&-; do :; done; done; ip $f route flush table 2004"
+    demux = before["demux"].strip()
+    node.run(["sh", "-c", f"for f in -4 -6; do {undo}; done; sysctl -qw net.ipv4.tcp_early_demux={demux}"])
+    for file in gate.socket.parent.iterdir():
+        file.unlink()
+    assert node_state(gate) == before
+    assert open_(batch, UNNAMED)
+
+    gate.start()
+    wait_until(gate.endpoints_ready, "the endpoints to be ready again")
+    assert sorted((one["name"], one["id"], one["identity"]) for one in gate.endpoints()) == numbers
+    assert gate.status()["problems"] == []
+    assert open_(batch, IN_CIDR)
+    assert not open_(batch, UNNAMED)
 
 
 def test_cleanup_takes_away_the_file_system_that_the_daemon_mounted(unstarted_gate: Callable[..., Gate]) -> None:
