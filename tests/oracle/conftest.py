@@ -110,7 +110,7 @@ class Engine:
         number = self._numbers[self.resolver.digest_of(endpoint)]
         return EndpointRow(endpoint, number, self.number_of(int(address)), flags)
 
-    def identity(self, address: str) -> int:
+    def identity(self, address: str, established: bool) -> int:
         return self.number_of(int(address))
 
     def fqdn_labels(self, identity: int) -> None:
