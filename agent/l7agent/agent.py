@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from l7agent import endpoints as declarations
-from l7agent import history, workload
+from l7agent import history, wire, workload
 from l7agent.auditing import Auditing
 from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
@@ -30,7 +30,6 @@ from l7agent.supervisor import Supervisor
 from l7agent.workers import worker_count
 from l7bpf.errors import DatapathError
 from l7observe.audit import AuditLog
-from l7observe.flow import Flow
 from l7observe.histogram import Histogram
 from l7observe.tasks import Tasks
 from l7policy import changes, documents
@@ -175,8 +174,8 @@ class Agent:
         self.datapath.close()
         self.audit.close()
 
-    def _heard(self, flows: list[Flow], lost: int) -> None:
-        self.auditing.flows(flows)
+    def _heard(self, told: wire.Flows, lost: int) -> None:
+        self.auditing.flows(told)
         self.observation.lost("proxy", lost)
 
     # -- rules ----------------------------------------------------------------------------------------------------

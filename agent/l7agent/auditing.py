@@ -5,10 +5,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 import msgspec
 
+from l7agent import wire
 from l7agent.endpoints import Endpoints
 from l7bpf.layouts import EVENT_DROP, EVENT_TRACE, EVENT_VERDICT, POINTS, Event
 from l7observe.audit import AuditLog
@@ -84,10 +86,18 @@ class Auditing:
                 if kinds & kind:
                     self._write(self._flow(event, flow_type))
 
-    def flows(self, flows: Iterable[Flow]) -> None:
-        """Records what the proxies tell."""
+    def flows(self, told: wire.Flows) -> None:
+        """Records what the proxies tell. What passed is not looked into while nobody listens."""
+        flows, passed = told.flows, told.passed
+        if passed and self._hub.subscribers:
+            flows, passed = sorted([*flows, *wire.decoded(passed)], key=lambda flow: flow.time), b""
         for flow in flows:
             self._write(flow)
+        if passed:
+            self._hub.keep(told.count, partial(self._passed, passed))
+
+    def _passed(self, passed: bytes) -> list[Flow]:
+        return [self._complete(flow) for flow in wire.decoded(passed)]
 
     def _flow(self, event: Event, flow_type: FlowType) -> Flow:
         try:

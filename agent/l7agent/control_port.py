@@ -23,8 +23,8 @@ from l7observe.tasks import Tasks
 from l7policy.model import Snapshot
 from l7policy.verdict import Verdict
 
-BUFFERED_FLOWS: Final = 16384
-"""Half of it is for denies only: what passes must not push them out."""
+BUFFERED_FLOWS: Final = 8192
+"""Of those that passed, and as many that did not: the ones do not push the others out."""
 BATCH: Final = 256
 FLUSH_SECONDS: Final = 0.05
 ROWS_AT_ONCE: Final = 64
@@ -48,6 +48,10 @@ class Role(Protocol):
 
 class AlreadyRunning(Exception):
     """Another process serves this socket."""
+
+
+def _taken(queue: deque[Flow]) -> list[Flow]:
+    return [queue.popleft() for _ in range(min(BATCH, len(queue)))]
 
 
 async def _gathered(answer: Any) -> Any:
@@ -76,6 +80,7 @@ class ControlPort:
         self._shutdown = shutdown
         self._tasks = Tasks()
         self._flows: deque[Flow] = deque()
+        self._passed: deque[Flow] = deque()
         self._lost = 0
         self._writer: asyncio.StreamWriter | None = None
         self._wake = asyncio.Event()
@@ -83,11 +88,11 @@ class ControlPort:
 
     def record(self, flow: Flow) -> None:
         """Queues a flow for the agent; never blocks."""
-        limit = BUFFERED_FLOWS // 2 if flow.verdict == Verdict.FORWARDED else BUFFERED_FLOWS
-        if len(self._flows) >= limit:
+        queue = self._passed if flow.verdict == Verdict.FORWARDED else self._flows
+        if len(queue) >= BUFFERED_FLOWS:
             self._lost += 1
             return
-        self._flows.append(flow)
+        queue.append(flow)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -155,12 +160,13 @@ class ControlPort:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._flows and self._writer is not None:
-                batch = [self._flows.popleft() for _ in range(min(BATCH, len(self._flows)))]
-                self._writer.write(wire.frame(wire.Flows(batch, self._lost)))
+            while (self._flows or self._passed) and self._writer is not None:
+                flows, passed = _taken(self._flows), _taken(self._passed)
+                message = wire.Flows(flows, self._lost, wire.encoded(passed) if passed else b"", len(passed))
+                self._writer.write(wire.frame(message))
                 try:
                     await self._writer.drain()
                 except ConnectionError:
-                    self._lost += len(batch)
+                    self._lost += len(flows) + len(passed)
             # Batches grow under load instead of the number of writes.
             await asyncio.sleep(FLUSH_SECONDS)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from l7agent import dataplane, wire
-from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.model import Snapshot
 
@@ -32,7 +31,7 @@ STABLE_SECONDS: Final = 10.0
 COMEBACK_SECONDS: Final = 3.0
 """What a guardian gets to start a killed process again."""
 
-OnFlows = Callable[[list[Flow], int], None]
+OnFlows = Callable[[wire.Flows, int], None]
 """Takes flows, and how many were lost since the ones before."""
 
 _log = logging.getLogger(__name__)
@@ -256,8 +255,8 @@ class DataProcess:
             match message:
                 case wire.Prepared(revision, error):
                     self._acknowledged(revision, error)
-                case wire.Flows(flows, lost):
-                    self._on_flows(flows, max(0, lost - self.flows_lost))
+                case wire.Flows(lost=lost):
+                    self._on_flows(message, max(0, lost - self.flows_lost))
                     self.flows_lost = lost
                 case wire.Answer(number, value):
                     future = self._answers.pop(number, None)

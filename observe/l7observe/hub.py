@@ -11,7 +11,7 @@ whenever that changes).
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,13 @@ RING: Final = 4096
 QUEUE: Final = 4096
 """Flows that a subscriber may be behind."""
 MAX_SUBSCRIBERS: Final = 64
+
+
+class Kept(NamedTuple):
+    """Flows that were kept unseen: made when somebody asks for them."""
+
+    size: int
+    flows: Callable[[], list[Flow]]
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -104,7 +111,9 @@ class Hub:
 
     def __init__(self, on_demand: Callable[[frozenset[FlowType]], None] | None = None, ring: int = RING) -> None:
         self._on_demand = on_demand
-        self._ring: deque[Flow] = deque(maxlen=ring)
+        self._ring: deque[Flow | Kept] = deque()
+        self._limit = ring
+        self._held = 0
         self._subscriptions: set[Subscription] = set()
         self._demand: frozenset[FlowType] = frozenset()
         self.published = 0
@@ -127,10 +136,21 @@ class Hub:
 
     def publish(self, flow: Flow) -> None:
         """Keeps the flow, and offers it to everybody."""
-        self.published += 1
-        self._ring.append(flow)
+        self._add(flow, 1)
         for subscription in self._subscriptions:
             subscription.offer(flow)
+
+    def keep(self, count: int, flows: Callable[[], list[Flow]]) -> None:
+        """Keeps so many flows for whoever asks later. Not for when somebody listens now."""
+        self._add(Kept(count, flows), count)
+
+    def _add(self, one: Flow | Kept, count: int) -> None:
+        self.published += count
+        self._ring.append(one)
+        self._held += count
+        while self._held > self._limit:
+            gone = self._ring.popleft()
+            self._held -= gone.size if isinstance(gone, Kept) else 1
 
     def tell(self, lost: Lost) -> None:
         """Says to everybody that flows were lost before they came here."""
@@ -140,12 +160,12 @@ class Hub:
     def recent(self, wanted: FlowFilter, count: int) -> list[Flow]:
         """The last `count` kept flows that are wanted, oldest first."""
         found: list[Flow] = []
-        for flow in reversed(self._ring):
+        for one in reversed(self._ring):
             if len(found) >= count:
                 break
-            if wanted.accepts(flow):
-                found.append(flow)
-        return found[::-1]
+            flows = reversed(one.flows()) if isinstance(one, Kept) else (one,)
+            found.extend(flow for flow in flows if wanted.accepts(flow))
+        return found[:count][::-1]
 
     def subscribe(self, wanted: FlowFilter, queue: int = QUEUE) -> Subscription:
         """Listens from now on. Raises TooManySubscribers."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel and the proxies tell, completed with names, as it comes into the audit log."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from l7agent import auditing
+from l7agent import auditing, wire
 from l7agent import endpoints as declarations
 from l7agent.auditing import Auditing
 from l7agent.endpoints import Endpoints
@@ -17,6 +18,7 @@ from l7agent.workload import Attachment
 from l7bpf.layouts import Event
 from l7observe.audit import AuditLog
 from l7observe.flow import DnsSummary, Flow, FlowPeer, HttpSummary
+from l7observe.flowfilter import FlowFilter
 from l7observe.hub import Hub
 from l7policy.ids import EndpointId, PolicyId
 from l7policy.model import EndpointPolicy, Origin
@@ -35,7 +37,8 @@ class Bench:
         endpoints = Endpoints(folder / "endpoints.json")
         declared = declarations.declare("web", ["app=web"])
         endpoints.located(endpoints.add(declared), Attachment("lxc-web", 7, ("203.0.113.11",), 1))
-        self.auditing = Auditing(self.log, Hub(), endpoints, lambda identity: LABELS.get(identity, ()), lambda _: 2)
+        self.hub = Hub()
+        self.auditing = Auditing(self.log, self.hub, endpoints, lambda identity: LABELS.get(identity, ()), lambda _: 2)
 
     def learn(self) -> None:
         self.auditing.learn({DENY.cookie: DENY}, {PolicyId(5): SELECTED}, {EndpointId(1): SELECTED})
@@ -171,7 +174,8 @@ def flow(verdict: Verdict, **values: Any) -> Flow:
 
 
 def test_of_the_proxies_flows_only_denies_are_recorded(bench: Bench) -> None:
-    bench.auditing.flows([flow(Verdict.FORWARDED), flow(Verdict.DROPPED, http=HttpSummary("PUT", "a", "/x", 403))])
+    denied = flow(Verdict.DROPPED, http=HttpSummary("PUT", "a", "/x", 403))
+    bench.auditing.flows(wire.Flows([denied], 0, wire.encoded([flow(Verdict.FORWARDED)]), 1))
     (record,) = bench.records()
     assert record["http"] == {"method": "PUT", "host": "a", "path": "/x", "status": 403}
     assert record["source"]["name"] == "web"
@@ -179,16 +183,25 @@ def test_of_the_proxies_flows_only_denies_are_recorded(bench: Bench) -> None:
 
 
 def test_what_a_proxy_knows_is_not_replaced(bench: Bench) -> None:
-    bench.auditing.flows(
-        [
-            flow(
-                Verdict.DROPPED,
-                policies=("shop/other",),
-                rule="shop/other egress[0]",
-                dns=DnsSummary("a", "A", "REFUSED"),
-            )
-        ]
-    )
+    values = {"policies": ("shop/other",), "rule": "shop/other egress[0]", "dns": DnsSummary("a", "A", "REFUSED")}
+    bench.auditing.flows(wire.Flows([flow(Verdict.DROPPED, **values)], 0))
     (record,) = bench.records()
     assert (record["policies"], record["rule"]) == (["shop/other"], "shop/other egress[0]")
     assert record["dns"] == {"query": "a", "qtype": "A", "rcode": "REFUSED"}
+
+
+def test_what_passed_is_kept_unseen_and_has_its_names_when_somebody_asks(bench: Bench) -> None:
+    bench.auditing.flows(wire.Flows([], 0, wire.encoded([flow(Verdict.FORWARDED)]), 1))
+    (kept,) = bench.hub.recent(FlowFilter(frozenset()), 5)
+    assert (kept.verdict, kept.source.name) == (Verdict.FORWARDED, "web")
+
+
+def test_who_listens_gets_denied_and_passed_in_the_order_of_time(bench: Bench) -> None:
+    early, late = flow(Verdict.FORWARDED), flow(Verdict.DROPPED)
+
+    async def scene() -> None:
+        subscription = bench.hub.subscribe(FlowFilter(frozenset()))
+        bench.auditing.flows(wire.Flows([late], 0, wire.encoded([early]), 1))
+        assert [one.verdict for one in await subscription.batch()] == [Verdict.FORWARDED, Verdict.DROPPED]
+
+    asyncio.run(scene())

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from l7agent import control_port, wire
@@ -185,6 +186,26 @@ def test_what_finds_the_buffer_full_is_counted_and_never_waited_for(
                 message = await agent.hear()
                 assert isinstance(message, wire.Flows)
                 assert (len(message.flows), message.lost) == (10, 15)
+
+    run(scenario())
+
+
+def test_what_passed_does_not_push_denies_out_and_goes_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_port, "BUFFERED_FLOWS", 10)
+    path = tmp_path / "test.sock"
+    passed = msgspec.structs.replace(FLOW, verdict=Verdict.FORWARDED)
+
+    async def scenario() -> None:
+        async with serving(path, Role()) as port:
+            for one in (*[passed] * 12, *[FLOW] * 10):
+                port.record(one)
+            async with connected(path) as agent:
+                message = await agent.hear()
+                assert isinstance(message, wire.Flows)
+                assert (len(message.flows), message.lost, message.count) == (10, 2, 10)
+                assert wire.decoded(message.passed) == [passed] * 10
 
     run(scenario())
 

@@ -151,7 +151,7 @@ def test_a_reload_waits_for_a_process_that_is_coming_back(tmp_path: Path) -> Non
 def test_flows_reach_the_agent(tmp_path: Path) -> None:
     async def scenario() -> None:
         got: list[Flow] = []
-        async with supervised(tmp_path, on_flows=lambda flows, _lost: got.extend(flows)) as process:
+        async with supervised(tmp_path, on_flows=lambda told, _lost: got.extend(told.flows)) as process:
             await process.ask("flow")
             while not got:
                 await asyncio.sleep(0.01)

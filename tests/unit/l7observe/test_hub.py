@@ -43,6 +43,18 @@ def test_a_subscriber_gets_what_it_wants_in_order(run: Callable[..., None]) -> N
     run(scene())
 
 
+def test_flows_that_are_kept_unseen_come_in_their_place_and_count_for_the_ring() -> None:
+    hub = Hub(ring=6)
+    hub.publish(flow(0))
+    hub.keep(3, lambda: [flow(1), flow(2, FlowType.L7), flow(3)])
+    hub.publish(flow(4))
+    assert times([*hub.recent(DROPS, 9)]) == [0, 1, 3, 4]
+    assert times([*hub.recent(DROPS, 2)]) == [3, 4]
+    hub.keep(3, lambda: [flow(5), flow(6), flow(7)])
+    assert times([*hub.recent(DROPS, 9)]) == [4, 5, 6, 7]
+    assert hub.published == 8
+
+
 def test_a_slow_subscriber_is_told_what_it_lost_in_its_place_and_others_lose_nothing(run: Callable[..., None]) -> None:
     async def scene() -> None:
         hub = Hub()
