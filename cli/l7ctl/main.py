@@ -13,6 +13,7 @@ COMMANDS = {
     "doctor": "l7ctl.doctor:doctor",
     "demo": "l7ctl.demo:demo",
     "run": "l7ctl.run:run",
+    "observe": "l7ctl.observe:observe",
     "monitor": "l7ctl.monitor:monitor",
     "endpoint": "l7ctl.endpoint:endpoint",
     "rules": "l7ctl.rules:rules",
