@@ -91,6 +91,7 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
         await single.take_over()
     enforcement = Enforcement(KernelTables(maps))
     learner = _learner(config, maps, state)
+    gc.disable()  # what is restored leaves no cycles behind, and stays
     # A restart must not wait for the agent: judge by what the process before it judged by.
     for snapshot in learner.restore(clock.boottime()):
         enforcement.prepare(snapshot)
@@ -100,6 +101,7 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
         preload(learner, config.dns.pre_cache)
     # Queries leave no cycles behind: looking for them less often is all it costs.
     gc.freeze()
+    gc.enable()
     gc.set_threshold(50_000, 20, 50)
     role = DnsRole(enforcement, learner)
     limits = Limits(

@@ -89,10 +89,12 @@ class Checkpoint:
         return self._journal < 0 or self._written > max(_JOURNAL_LIMIT, 2 * self._size)
 
     def load(self) -> State:
-        """Everything found; empty where nothing usable is."""
+        """Everything found; empty where nothing usable is. The journal that was found whole goes on being written."""
         rules = self._read(self._rules, _Rules)
         snapshots = [] if rules is None or (rules.version, rules.boot) != (VERSION, _boot()) else rules.snapshots
-        frames = self._frames(self._names, whole=True)
+        frames, length = self._frames(self._names)
+        if length != self._length(self._names):
+            frames = []  # this file is replaced in one step: what is not whole is damaged
         try:
             base = msgspec.msgpack.decode(frames[0], type=_Names) if frames else None
         except msgspec.MsgspecError as error:
@@ -105,7 +107,10 @@ class Checkpoint:
         for stale in self._folder.glob("dns-journal.*"):
             if stale != journal:
                 stale.unlink(missing_ok=True)
-        names = self._decode(frames[1:]) + self._decode(self._frames(journal))
+        records, end = self._frames(journal)
+        names = self._decode(frames[1:]) + self._decode(records)
+        if not self.error:
+            self._resume(journal, end, length)
         return State(snapshots, names, base.next_identity)
 
     def save_rules(self, snapshots: list[Snapshot]) -> bool:
@@ -168,13 +173,34 @@ class Checkpoint:
         body = self._encoder.encode(record)
         return len(body).to_bytes(4, "big") + body
 
+    def _resume(self, journal: Path, end: int, size: int) -> None:
+        """Goes on with a journal, behind its last whole record."""
+        try:
+            descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError:
+            return  # then the cache is due to be written anew
+        try:
+            os.ftruncate(descriptor, end)
+        except OSError as error:
+            os.close(descriptor)
+            self._failed(error)
+            return
+        self._journal, self._written, self._size = descriptor, end, size
+
     @staticmethod
-    def _frames(path: Path, *, whole: bool = False) -> list[bytes]:
-        """The records of a file, without a last one that was cut short; with `whole`, then none at all."""
+    def _length(path: Path) -> int:
+        try:
+            return path.stat().st_size
+        except OSError:
+            return 0
+
+    @staticmethod
+    def _frames(path: Path) -> tuple[list[bytes], int]:
+        """The whole records of a file, and where the last of them ends."""
         try:
             data = path.read_bytes()
         except OSError:
-            return []
+            return [], 0
         frames: list[bytes] = []
         position = 0
         while position + 4 <= len(data):
@@ -183,7 +209,7 @@ class Checkpoint:
                 break
             frames.append(data[position + 4 : end])
             position = end
-        return [] if whole and position != len(data) else frames
+        return frames, position
 
     def _decode(self, frames: Iterable[bytes]) -> list[NameState]:
         records: list[NameState] = []

@@ -126,7 +126,8 @@ class Learner:
         self._adopt(present, now)
         self._settle([address for address in self._addresses() if address not in self._held], now)
         self._rows.collect(now, self._linger)
-        self._save_names()
+        if self._checkpoint.due:
+            self._save_names()
         return self._view.snapshots
 
     def close(self) -> None:

@@ -36,6 +36,28 @@ def test_a_record_cut_short_is_ignored_and_those_before_it_are_not(tmp_path: Pat
     assert Checkpoint(tmp_path).load().names == [ONE]
 
 
+def test_a_restart_goes_on_with_the_journal_behind_its_last_whole_record(tmp_path: Path) -> None:
+    first = Checkpoint(tmp_path)
+    first.save_names([ONE], 0)
+    first.append(TWO)
+    journal = next(tmp_path.glob("dns-journal.*"))
+    journal.write_bytes(journal.read_bytes() + b"\0\0\0\xffcut short")
+    second = Checkpoint(tmp_path)
+    assert second.load().names == [ONE, TWO]
+    assert not second.due
+    assert second.append(ONE)
+    assert Checkpoint(tmp_path).load().names == [ONE, TWO, ONE]
+
+
+def test_without_its_journal_the_cache_is_due_to_be_written(tmp_path: Path) -> None:
+    first = Checkpoint(tmp_path)
+    first.save_names([ONE], 0)
+    next(tmp_path.glob("dns-journal.*")).unlink()
+    second = Checkpoint(tmp_path)
+    assert second.load().names == [ONE]
+    assert second.due
+
+
 def test_a_new_cache_file_begins_a_new_journal(tmp_path: Path) -> None:
     first = Checkpoint(tmp_path)
     first.save_names([], 0)
