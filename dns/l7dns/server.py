@@ -182,7 +182,7 @@ class DnsServer:
             message, Query(client, server, Protocol.UDP, policy, self._replies.send, self._hints), now
         )
         if exchange is not None:
-            exchange.waits_for(self._udp.ask(client[0], server, exchange, now))
+            exchange.waits_for(self._udp.ask(_source(policy, client), server, exchange, now))
 
     def stream_query(self, session: TcpSession, message: bytes) -> None:
         """See `StreamServer`."""
@@ -194,7 +194,8 @@ class DnsServer:
             return
         upstream = self._sessions[session]
         if upstream is None:
-            upstream = TcpUpstream(self.loop, self._tasks, client[0], server, self.limits.upstream_timeout)
+            source = _source(policy, client)
+            upstream = TcpUpstream(self.loop, self._tasks, source, server, self.limits.upstream_timeout)
             self._sessions[session] = upstream
         exchange.waits_for(upstream.ask(exchange))
 
@@ -359,3 +360,7 @@ class DnsServer:
             if oldest.begun > begun:
                 return
             oldest.timeout()
+
+
+def _source(policy: FlowPolicy | None, client: Address) -> str:
+    return client[0] if policy is None else policy.upstream_address

@@ -154,7 +154,9 @@ class SeenQuery:
 class Dnsmasq:
     """A name server that knows `ZONE` and nothing else; unknown names do not exist."""
 
-    def __init__(self, namespace: Namespace, folder: Path) -> None:
+    def __init__(
+        self, namespace: Namespace, folder: Path, listen: tuple[str, ...] = (RESOLVER_V4, RESOLVER_V6)
+    ) -> None:
         folder.mkdir(parents=True)
         self._log = folder / "queries.log"
         lines = [
@@ -164,7 +166,7 @@ class Dnsmasq:
             "user=root",
             "port=53",
             "bind-interfaces",
-            f"listen-address={RESOLVER_V4},{RESOLVER_V6}",
+            f"listen-address={','.join(listen)}",
             f"pid-file={folder}/dnsmasq.pid",
             "log-queries",
             f"log-facility={self._log}",

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from l7policy.headers import Edit, Review, edited
 from l7policy.http import HttpRules
+from l7policy.ids import HOST
 from l7policy.judgement import PolicyVerdict
 from l7policy.model import Labels
 from l7policy.names import NameSet
@@ -141,6 +142,18 @@ class FlowPolicy:
     def shared(self) -> bool:
         """Whether the source's address is others' too, so that this is the policy of one connection only."""
         return self._resolution.client_port != 0
+
+    @property
+    def upstream_address(self) -> str:
+        """From which address a proxy speaks to the server: from the client's, that it sees who asks.
+
+        To the node itself, and what is delivered to it, from any of the node's own: a server there would answer the
+        client's address past the proxy (as Cilium's proxies do towards the host).
+        """
+        destination = self.destination
+        if destination.identity != HOST:
+            return self.source.address
+        return "::" if ":" in destination.address else "0.0.0.0"  # noqa: S104 - where from, not where at
 
     def admitted(self) -> L7Decision:
         """Whether the flow as such may go on, whatever its requests: for a new connection, or one that is opaque."""

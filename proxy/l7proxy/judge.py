@@ -88,6 +88,11 @@ class FlowPolicy(Protocol):
     @property
     def revision(self) -> int: ...
 
+    @property
+    def upstream_address(self) -> str:
+        """From which address the server is called."""
+        ...
+
     def admitted(self) -> Decision:
         """Whether the connection as such may go on, and the rule that brought it here."""
         ...

@@ -72,6 +72,8 @@ class ClientSide(asyncio.Protocol):
         self._down = Stream(self)
         self._up = Stream(self)
         self.client: Address = ("", 0)
+        self.source: Address = ("", 0)
+        """From where the server is called."""
         self.destination: Address = ("", 0)
         self.exchange: Exchange | TlsExchange | None = None
 
@@ -86,6 +88,7 @@ class ClientSide(asyncio.Protocol):
             transport.abort()
             return
         self.client, self.destination = (peer[0], peer[1]), (name[0], name[1])
+        self.source = self.client
         transport.set_write_buffer_limits(high=self._owner.limits.write_buffer)
         self.exchange = self._owner.admit(self, self.client, self.destination)
         if self.exchange is None:
@@ -223,7 +226,7 @@ class ClientSide(asyncio.Protocol):
 
     async def _dial(self) -> None:
         try:
-            sock = await self._owner.dial(self.client, self.destination)
+            sock = await self._owner.dial(self.source, self.destination)
         except OSError as failed:
             self._dialling = None
             if self.exchange is not None:

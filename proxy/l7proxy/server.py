@@ -125,6 +125,8 @@ class HttpServer:
         if policy is None:
             self._turn_away(Reason.ENDPOINT_UNKNOWN, "neither end is a workload", client, destination)
             return None
+        if policy.upstream_address != address:
+            relay.source = (policy.upstream_address, 0)
         self._relays[relay] = flows.Flows(policy, client, destination)
         self._per_client[address] += 1
         now = time.monotonic()

@@ -6,6 +6,7 @@ import pytest
 from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
 from l7policy.headers import Edit
 from l7policy.http import HttpRules
+from l7policy.ids import HOST
 from l7policy.judgement import PolicyVerdict
 from l7policy.model import FqdnPeer, HeaderMatch, HttpRule, Mismatch
 from l7policy.names import NameSet
@@ -176,3 +177,16 @@ def test_a_pinned_flow_refuses_another_host_and_audits_it_where_all_is_audited()
     audited = replace(pinned, refused=replace(pinned.refused, allowed=True, audited=True))
     passed = flow(audited).http(b"GET", b"/a", b"b.example.com", ())
     assert (passed.allowed, passed.audited, passed.reason) == (True, True, Reason.HOST_MISMATCH)
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        (SERVER, "192.0.2.1"),
+        (replace(SERVER, address="203.0.113.1", identity=HOST), "0.0.0.0"),
+        (replace(SERVER, address="2001:db8::1", identity=HOST), "::"),
+    ],
+)
+def test_the_node_itself_is_called_from_its_own_address(server: Side, expected: str) -> None:
+    policy = FlowPolicy(CountingResolver(), Resolution(1, True, CLIENT, server, ()), 6, 80)
+    assert policy.upstream_address == expected
