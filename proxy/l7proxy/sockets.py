@@ -63,7 +63,12 @@ async def _connect(source: Address, destination: Address) -> socket.socket:
         try:
             sock.connect(destination)
         except BlockingIOError:
-            await _connected(sock)
+            # A server near by has often answered by now, and to ask costs less than to wait for the loop to tell.
+            failed = sock.connect_ex(destination)
+            if failed == errno.EALREADY:
+                await _connected(sock)
+            elif failed:
+                raise OSError(failed, os.strerror(failed)) from None
     except BaseException:
         sock.close()
         raise

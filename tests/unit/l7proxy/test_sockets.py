@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from l7observe.tasks import Tasks
 from l7proxy.sockets import CLIENT_MARK, UPSTREAM_MARK, dial, listener
 
 FAMILIES = pytest.mark.parametrize(
@@ -58,6 +59,24 @@ def test_a_port_that_is_taken_is_given_up() -> None:
 def test_a_refusal_is_an_oserror() -> None:
     with pytest.raises(ConnectionRefusedError):
         asyncio.run(dial(("127.0.0.1", 0), ("127.0.0.1", free_port(socket.AF_INET, "127.0.0.1"))))
+
+
+def test_a_server_that_does_not_answer_at_once_is_waited_for() -> None:
+    async def scenario() -> None:
+        with socket.socket() as server, socket.socket() as waiting:
+            server.bind(("127.0.0.1", 0))
+            server.listen(0)
+            waiting.connect(server.getsockname())
+            # The queue is full: the kernel ignores who comes now, until there is room and it asks again a second later.
+            dialling = Tasks().start(dial(("127.0.0.1", 0), server.getsockname()), name="dial")
+            await asyncio.sleep(0.1)
+            assert not dialling.done()
+            server.accept()[0].close()
+            async with asyncio.timeout(10):
+                with await dialling as sock:
+                    assert sock.getpeername() == server.getsockname()
+
+    asyncio.run(scenario())
 
 
 def free_port(family: socket.AddressFamily, address: str) -> int:
