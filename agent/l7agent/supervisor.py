@@ -2,7 +2,8 @@
 """Keeps the data-plane processes running and in step: adopts the ones it finds, starts the ones it does not.
 
 They live in sessions of their own and survive the agent. A process counts as ready only once it has acknowledged the
-revision in force; one that is down is started again at once, then after growing pauses.
+revision in force; one that is down is started again at once, then after growing pauses. A successor that somebody else
+started (a guardian) is met at once.
 """
 
 import asyncio
@@ -108,7 +109,19 @@ class DataProcess:
             finally:
                 self._lost()
             pause = SHORTEST_PAUSE if time.monotonic() - began > STABLE_SECONDS else min(pause * 2, LONGEST_PAUSE)
-            await asyncio.sleep(pause)
+            await self._rest(pause)
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits before the next attempt, unless the one that died has a successor which is there already."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if any(_dead(handle) for handle in (self._handle, self._worker) if handle is not None) and self._listens():
+                return
+            await asyncio.sleep(min(left, 0.01))
+
+    def _listens(self) -> bool:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
     async def _connect(self) -> asyncio.StreamReader:
         try:
@@ -150,9 +163,8 @@ class DataProcess:
             return False
         deadline = time.monotonic() + COMEBACK_SECONDS
         while time.monotonic() < deadline and (orphan or not _dead(self._handle)):
-            with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-                if probe.connect_ex(str(self._socket)) == 0:
-                    return True
+            if self._listens():
+                return True
             await asyncio.sleep(0.005)
         return False
 

@@ -136,6 +136,27 @@ def test_a_killed_process_comes_back_with_the_revision_in_force(tmp_path: Path) 
     run(scenario())
 
 
+def test_a_successor_that_somebody_else_started_is_met_at_once_however_long_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SHORTEST_PAUSE", 60.0)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 60.0)
+
+    async def scenario() -> None:
+        async with supervised(tmp_path) as process:
+            end(process.pid)
+            while process.ready.is_set():
+                await asyncio.sleep(0.001)
+            program = PROCESS.replace("PROTOCOL, ", "wire.PROTOCOL, ", 1)
+            command = [sys.executable, "-c", program, str(tmp_path / "test-0.sock")]
+            successor = os.posix_spawn(command[0], command, os.environ)
+            await asyncio.wait_for(process.ready.wait(), 10)
+            assert (process.pid, await process.ask("x")) == (successor, ["x", 0])
+            end(successor)
+
+    run(scenario())
+
+
 def test_a_reload_waits_for_a_process_that_is_coming_back(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with supervised(tmp_path) as process:
