@@ -279,6 +279,32 @@ def test_a_successor_takes_over_without_losing_a_query(names: Gate) -> None:
     assert not Path(f"/proc/{before}").exists()
 
 
+def test_agents_of_other_versions_renew_the_name_process_without_losing_a_query(names: Gate, tmp_path: Path) -> None:
+    metadata = tmp_path / "l7gate-99.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: l7gate\nVersion: 99.0\n")
+    newer = ["env", f"PYTHONPATH={tmp_path}", program("l7d"), "--config", str(names.config), "agent"]
+    known = len(cache(names))
+
+    def renewed(old: int) -> int:
+        wait_until(lambda: names.ready() and names.workers()["dns-0"] not in (0, old), "a successor", 30.0)
+        wait_until(lambda: not Path(f"/proc/{old}").exists(), "the one before to end")
+        assert failed(names, 1, 0, 20) == []
+        return names.workers()["dns-0"]
+
+    first = names.workers()["dns-0"]
+    with asking(names) as counts:
+        names.kill_agent()
+        names.agent = names.lab.start(names.lab.node, newer, "l7d")
+        second = renewed(first)
+        names.kill_agent()
+        names.start()
+        renewed(second)
+    asked, lost = counts
+    assert (lost, asked > 10) == (0, True)
+    assert len(cache(names)) >= known
+
+
 def test_an_alias_opens_the_address_at_the_end_of_its_chain(names: Gate) -> None:
     frontend = names.lab.frontend.namespace
     assert not open_(names, "198.51.100.2")
