@@ -132,6 +132,10 @@ class AddressKey:
         return cls(unpack_address(*cls.LAYOUT.unpack(data)))
 
 
+_WHOLE: Final = 160
+"""`prefixlen` of a prefix that is one address, of either family."""
+
+
 @dataclass(frozen=True, slots=True)
 class IpcacheKey:
     """struct ipcache_key: a prefix (``192.0.2.0/24``) or an address."""
@@ -152,6 +156,9 @@ class IpcacheKey:
     def unpack(cls, data: bytes) -> Self:
         prefixlen, family, address = cls.LAYOUT.unpack(data)
         bits = prefixlen - 32 - (96 if family == 4 else 0)
+        # Most rows are whole addresses, and there are many. Those that begin with zeros have more than one spelling.
+        if prefixlen == _WHOLE and (family == 4 or (family == 6 and any(address[:10]))):
+            return cls(f"{unpack_address(family, address)}/{bits}")
         network = ipaddress.ip_network((unpack_address(family, address), bits), strict=False)
         return cls(str(network))
 

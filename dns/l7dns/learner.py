@@ -438,15 +438,24 @@ class Learner:
     def _adopt(self, present: Mapping[bytes, tuple[IdentityId, int]], now: float) -> None:
         """Takes over what the kernel holds and the rules still give a meaning to; removes the rest."""
         unknown = self._rows.adopt(self._view)
+        known: dict[tuple[IdentityId, int], Held | None] = {}
         for address, numbers in present.items():
-            held = Held(*(self._rows.identities.get(number) for number in numbers))
-            if any(one is None and is_fqdn_identity(number) for one, number in zip(held, numbers, strict=True)):
+            if numbers not in known:
+                known[numbers] = self._meaning(numbers)
+            held = known[numbers]
+            if held is None:
                 self._dirty.add(address)
             else:
                 self._hold(address, held)
         # Addresses first: as long as one still has an identity, that identity's rows stay.
         self._settle(dict.fromkeys((*self._held, *self._dirty)), now)
         self._rows.sweep(unknown)
+
+    def _meaning(self, numbers: tuple[IdentityId, int]) -> Held | None:
+        """Of an address's row; None if a number in it means nothing any more."""
+        held = Held(*(self._rows.identities.get(number) for number in numbers))
+        lost = any(one is None and is_fqdn_identity(number) for one, number in zip(held, numbers, strict=True))
+        return None if lost else held
 
     def _save_names(self) -> None:
         kept = (NameState(*fact, 0, [(address, 0.0)]) for fact, address in self._kept.items())

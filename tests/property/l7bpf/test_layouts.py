@@ -9,8 +9,8 @@ from l7bpf.layouts import Event, IpcacheKey, PolicyKey, pack_address, unpack_add
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 NETWORKS = st.one_of(
-    st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))
-).map(lambda pair: ipaddress.ip_network(pair, strict=False))
+    ADDRESSES, st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))
+).map(lambda given: ipaddress.ip_network(given, strict=False))
 NUMBERS = st.integers(0, 2**32 - 1)
 PORTS = st.integers(0, 65535)
 
