@@ -11,6 +11,7 @@ from l7observe.audit import AUDITED_PER_SECOND
 from l7policy import labelfilter, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.resolve import Mode
+from l7proxy.redaction import SECRET_HEADERS
 
 DEFAULT_PATH: Final = Path("/etc/l7/config.yaml")
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -92,6 +93,15 @@ class DnsConfig(Section, frozen=True):
     """Prefixes that names may lead to although they are loopback, link-local or multicast (DNS rebinding)."""
 
 
+class RedactConfig(Section, frozen=True):
+    """What of requests no record shows."""
+
+    query: bool = False
+    userinfo: bool = True
+    headers: tuple[str, ...] = SECRET_HEADERS
+    """Names of fields whose values are left out where a record names them; ``*``: of all."""
+
+
 class HttpConfig(Section, frozen=True):
     """Limits of the HTTP proxy, per worker."""
 
@@ -105,6 +115,9 @@ class HttpConfig(Section, frozen=True):
     max_connections: Count = 16384
     max_connections_per_endpoint: Count = 2048
     max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32768
+    ambiguous_paths: Literal["reject", "normalise"] = "reject"
+    """What becomes of a request whose path a server could read differently from the rules (`l7proxy.request_path`)."""
+    redact: RedactConfig = RedactConfig()
 
 
 class Config(Section, frozen=True):

@@ -21,6 +21,7 @@ from l7policy.model import Snapshot
 from l7policy.verdict import Protocol, ProxyKind
 from l7proxy import sockets
 from l7proxy.limits import Limits
+from l7proxy.redaction import Redaction
 from l7proxy.server import HttpServer
 
 HTTP_PORT = 10080
@@ -90,6 +91,7 @@ async def serve(config: Config, slot: int) -> None:
         max_connections=config.http.max_connections,
         max_connections_per_client=config.http.max_connections_per_endpoint,
         max_head=config.http.max_head_bytes,
+        normalise_paths=config.http.ambiguous_paths == "normalise",
     )
 
     async def shutdown(drain: float) -> None:
@@ -102,7 +104,9 @@ async def serve(config: Config, slot: int) -> None:
         role,
         shutdown,
     )
-    server = HttpServer(enforcement, port.record, limits, demand=port.demand)
+    redact = config.http.redact
+    redaction = Redaction(query=redact.query, userinfo=redact.userinfo, headers=redact.headers)
+    server = HttpServer(enforcement, port.record, limits, demand=port.demand, redaction=redaction)
     role.server = server
     listeners = [dataplane.listener(sockets.listener, family, HTTP_PORT) for family in dataplane.FAMILIES]
     for listener in listeners:

@@ -42,6 +42,7 @@ def status(agent: Agent, fills: Count, programs: health.Programs) -> View:
         "policy_audit_mode": agent.config.policy_audit_mode,
         "label_rules": list(agent.config.labels),
         "pin_names": agent.config.http.pin_names,
+        "ambiguous_paths": agent.config.http.ambiguous_paths,
         "secrets": agent.config.secrets,
         "audited_endpoints": [one.declared.name for one in agent.endpoints if _audited(agent, one)],
         "policies": len(compiled.policies) if compiled else 0,

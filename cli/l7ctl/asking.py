@@ -60,6 +60,8 @@ class Known:
     """Which labels count, beside Cilium's own rules."""
     pin_names: bool = False
     secrets: Mapping[Secret, str] = field(default_factory=dict)
+    normalise_paths: bool = False
+    """Whether the daemon's proxy writes an ambiguous path anew."""
 
     @property
     def setting(self) -> Setting:
@@ -202,6 +204,7 @@ def known(session: Session, files: Sequence[str], clusters: Sequence[str], assum
         tuple(status["label_rules"]),
         status["pin_names"],
         read_secrets(policies, Path(status["secrets"])),
+        status["ambiguous_paths"] == "normalise",
     )
 
 

@@ -69,7 +69,8 @@ def explain_(
         raise click.UsageError("--host and --header belong to a request: give --http too")
     with asking.usage():
         known = asking.known(session, files, clusters, assumed)
-        http = None if request is None else judged(question.request(request, host, headers))
+        http = None if request is None else question.request(request, host, headers)
+        http = http and judged(http, normalise=known.normalise_paths)
         asked = question.ask(known.side(source), known.side(destination), port, http=http, dns=dns, sni=sni)
     answer = explain(known.policies, asked, known.setting)
     if output == "json":
@@ -80,9 +81,12 @@ def explain_(
         context.exit(ExitCode.FAILED)
 
 
-def judged(request: HttpRequest) -> HttpRequest:
-    """The request, with what the proxy would refuse it for before it asks any rule."""
-    return replace(request, malformed=request_path.fault(request.path.encode()))
+def judged(request: HttpRequest, *, normalise: bool = False) -> HttpRequest:
+    """The request as the proxy reads it, with what it would refuse it for before it asks any rule."""
+    path = request.path.encode()
+    if normalise and request_path.fault(path):
+        path = request_path.normalised(path)
+    return replace(request, path=path.decode(), malformed=request_path.fault(path))
 
 
 def _show(asked: Question, answer: Explanation) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from l7ctl.explain import judged
 from l7observe import record
 from l7observe.record import AuditPeer, AuditRecord
+from l7policy.headers import REDACTED
 from l7policy.question import HttpRequest, Question, Side
 from l7policy.selectors import is_node, is_workload
 from l7policy.verdict import Direction, Protocol, Verdict
@@ -20,7 +21,7 @@ _STAND_IN: Final = "replayed"
 
 
 def questions(lines: Iterable[bytes]) -> tuple[list[Question], int]:
-    """The questions, and how many lines ask nothing: torn, or about what policy does not judge."""
+    """The questions, and how many lines ask nothing: torn, about what no policy judges, or with a query left out."""
     asked: list[Question] = []
     skipped = 0
     for line in lines:
@@ -46,6 +47,8 @@ def question(found: AuditRecord) -> Question | None:
             source = replace(source, audit=True)
         else:
             destination = replace(destination, audit=True)
+    if found.http and REDACTED in found.http.path:
+        return None
     protocol = Protocol[found.protocol]
     http = None
     if found.http and found.http.path.startswith("/"):

@@ -256,7 +256,8 @@ class Exchange:
     def _next_request(self, out: list[Command], now: float) -> bool:
         if self._client_slow:
             return False
-        head = request_head.parse(self._inbox, self._seen, self._limits.max_head) if self._inbox else NEED_MORE
+        limit, normalise = self._limits.max_head, self._limits.normalise_paths
+        head = request_head.parse(self._inbox, self._seen, limit, normalise) if self._inbox else NEED_MORE
         if isinstance(head, RequestHead):
             self._inbox = self._inbox[head.size :]
             self._seen = 0

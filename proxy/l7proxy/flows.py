@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns what an exchange recorded into the `Flow` that is observed: who, with whom, what, and which rule said so.
 
-Header values are never part of it, and no password: a target's userinfo is cut before it gets here.
+What must not be shown is left out here (`redaction`), so that it never leaves the process.
 """
 
 from typing import Final
@@ -10,6 +10,7 @@ from l7observe.flow import Flow, FlowPeer, FlowType, HttpSummary, L7Type, TlsSum
 from l7policy.verdict import Direction, Protocol, Reason, Verdict
 from l7proxy.commands import Record
 from l7proxy.judge import FlowPolicy, Side
+from l7proxy.redaction import Redaction
 from l7proxy.sockets import Address
 
 _TCP: Final = Protocol.TCP
@@ -23,10 +24,11 @@ _PROTOCOLS: Final = {1: "HTTP/1.1", 0: "HTTP/1.0", -1: ""}
 class Flows:
     """Makes the flows of one connection. The peers are made once for each revision of the policy."""
 
-    __slots__ = ("_client", "_destination", "_destination_side", "_peers", "_policy", "_source_side")
+    __slots__ = ("_client", "_destination", "_destination_side", "_peers", "_policy", "_redaction", "_source_side")
 
-    def __init__(self, policy: FlowPolicy, client: Address, destination: Address) -> None:
+    def __init__(self, policy: FlowPolicy, client: Address, destination: Address, redaction: Redaction) -> None:
         self._policy = policy
+        self._redaction = redaction
         self._client = client
         self._destination = destination
         self._source_side: Side | None = None
@@ -43,13 +45,15 @@ class Flows:
         decision = record.decision or self._policy.admitted()
         summary, hello = None, record.hello
         if record.method or record.status:
+            redaction, host, path = self._redaction, record.host, record.path
+            missing, rejected = decision.missing, decision.rejected
             summary = HttpSummary(
                 record.method,
-                record.host,
-                record.path,
+                redaction.host(host) if "@" in host else host,
+                redaction.target(path) if "?" in path or "@" in path else path,
                 record.status,
-                decision.missing,
-                decision.rejected,
+                redaction.fields(missing) if missing else missing,
+                redaction.fields(rejected) if rejected else rejected,
                 _PROTOCOLS[record.minor],
                 record.request_bytes,
                 record.response_bytes,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every bound of the proxy in one place: what a client or a server can make it wait, hold or count."""
+"""Every bound of the proxy in one place: what a client or a server can make it wait, hold, count or put right."""
 
 import msgspec
 
@@ -30,6 +30,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the process. Lowered to what the file-descriptor limit allows: a connection takes two, a pump four."""
     max_connections_per_client: int = 2048
     max_head: int = MAX_HEAD
+    normalise_paths: bool = False
+    """Paths that a server could read differently are written anew (`request_path`) and not refused."""
     hold: int = 64 * 1024
     """Of a client's bytes whose turn has not come (pipelined requests, a body before the server is connected)."""
     discard: int = 64 * 1024

@@ -88,8 +88,13 @@ _BARE: Final = re.compile(rb"\0|(?<!\r)\n|\r(?!\n|\Z)")
 _BARE_NAMES: Final = {b"\0": "NUL in head", b"\n": "bare LF in head", b"\r": "bare CR in head"}
 
 
-def parse(buffer: bytes, seen: int = 0, limit: int = MAX_HEAD) -> RequestHead | NeedMore | Malformed:
-    """Reads the head at the beginning of `buffer`, of which the first `seen` bytes have been looked at before."""
+def parse(
+    buffer: bytes, seen: int = 0, limit: int = MAX_HEAD, normalise: bool = False
+) -> RequestHead | NeedMore | Malformed:
+    """Reads the head at the beginning of `buffer`, of which the first `seen` bytes have been looked at before.
+
+    `normalise`: see `rewritten_head.read`.
+    """
     # One empty line before a request is a known habit of old clients (RFC 9112 §2.2). It is not forwarded.
     start = 2 if buffer.startswith(b"\r\n") else 0
     end = buffer.find(b"\r\n\r\n", max(start, seen - 3))
@@ -105,7 +110,7 @@ def parse(buffer: bytes, seen: int = 0, limit: int = MAX_HEAD) -> RequestHead | 
         if head is not None:
             return head if start == 0 else msgspec.structs.replace(head, size=end)
     fault = _early_fault(buffer, start, seen, end, limit, size > limit)
-    return fault or rewritten_head.read(buffer[start:end], end)
+    return fault or rewritten_head.read(buffer[start:end], end, normalise=normalise)
 
 
 def _canonical(block: bytes) -> RequestHead | None:

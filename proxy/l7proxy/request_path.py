@@ -7,6 +7,10 @@ and cut at ``#``; other servers also take ``\\`` for ``/`` and drop ``;parameter
 changes nothing, whatever the rules of the flow are: a flow reaches the proxy only because an HTTP rule covers it, and
 which expressions a rule uses must not decide whether an evasion is noticed. The query is exempt: no server resolves it.
 
+A node may be configured to write such a path in that one way instead of refusing it (`normalised`). Then what is judged
+and what is sent are both the new path, so it makes no difference how a server would have read the old one. What has no
+certain meaning even then (``..;``, a fragment, controls, broken percent-encoding) is refused as ever.
+
 Failure verdict: 400, HTTP_MALFORMED.
 """
 
@@ -28,6 +32,11 @@ _FAULTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
 )
 
 
+_ENCODED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/\\")
+"""Unreserved characters, and what many servers decode into a separator."""
+
+
 def fault(target: bytes) -> str:
     """Why the path of this target is not certain, or an empty string. The target begins with a slash."""
     if _SUSPICIOUS.search(target) is None:
@@ -39,3 +48,28 @@ def fault(target: bytes) -> str:
         if expression.search(path) is not None:
             return detail
     return ""
+
+
+def normalised(target: bytes) -> bytes:
+    """The target with its path in the one spelling, which may still have a fault. It begins with a slash.
+
+    Unreserved characters, ``%2f`` and ``%5c`` are decoded once, as servers do. Then ``\\`` is ``/``, several ``/`` are
+    one, and dot segments are resolved (RFC 3986 §5.2.4); above the root there is nothing. The query stays as it is.
+    """
+    path, question, query = target.partition(b"?")
+    path = _ENCODED.sub(_decoded, path).replace(b"\\", b"/")
+    kept: list[bytes] = []
+    segments = path.split(b"/")
+    for segment in segments:
+        if segment == b"..":
+            del kept[-1:]
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    # What ends with a separator or a dot segment is a folder.
+    end = b"/" if kept and segments[-1] in (b"", b".", b"..") else b""
+    return b"/" + b"/".join(kept) + end + question + query
+
+
+def _decoded(found: re.Match[bytes]) -> bytes:
+    code = int(found[1], 16)
+    return bytes((code,)) if code in _PLAIN else found[0]

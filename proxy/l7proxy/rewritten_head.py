@@ -7,6 +7,7 @@ one blank after the colon, a plain decimal length, ``chunked`` in lower case.
 
 - *Absolute form* (a client that believes it talks to a forward proxy) stays in absolute form, for the server may be
   one; its authority must be that of Host. The path is what is judged.
+- *Paths* that a server could read differently are written in the one way in which none can, if that is configured.
 - *CONNECT* is judged with its target as path; Host, if sent, must be the same.
 - *Upgrade* is relayed if it names one protocol that is not HTTP again: after the 101 the bytes are opaque. An offer to
   go on in another HTTP (``h2c``, ``HTTP/2.0``) or in TLS would carry requests past the rules. It is taken out together
@@ -32,7 +33,6 @@ _TOKEN: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _AUTHORITY: Final = re.compile(rb"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]*)([/?]?.*)")
-_USERINFO: Final = re.compile(rb"//[^/?#]*@")
 
 _HOP_BY_HOP: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"})
 """A server drops what Connection names: anything else there could undo a header that was judged."""
@@ -41,23 +41,25 @@ _HTTP_AGAIN: Final = re.compile(rb"(?i)(?:h2c?|h3|http|https|tls|ssl)(?:[/-].*)?
 
 
 def malformed(detail: str, head: bytes) -> Malformed:
-    """The refusal, with what of the head an audit record may show: never a header but Host, never a password."""
+    """The refusal, with what of the head an audit record may show: never a header but Host."""
     line = _LINE.match(head)
     if line is None:
         return Malformed(detail)
     hosts = re.findall(rb"(?i)\r\nhost:[ \t]*([!-~]+)[ \t]*\r\n", head)
     host = hosts[0].decode("ascii") if len(hosts) == 1 else ""
-    path = _USERINFO.sub(b"//", line[2])
-    return Malformed(detail, line[1].decode("ascii"), host.rpartition("@")[2], path.decode("ascii"))
+    return Malformed(detail, line[1].decode("ascii"), host, line[2].decode("ascii"))
 
 
-def read(head: bytes, size: int) -> RequestHead | Malformed:
-    """Reads one whole head, up to and with its empty line. `size` is what it took from the connection."""
-    result = _read(head, size)
+def read(head: bytes, size: int, *, normalise: bool = False) -> RequestHead | Malformed:
+    """Reads one whole head, up to and with its empty line. `size` is what it took from the connection.
+
+    `normalise`: a path that is not certain as it is sent is written anew, too.
+    """
+    result = _read(head, size, normalise=normalise)
     return malformed(result, head) if isinstance(result, str) else result
 
 
-def _read(head: bytes, size: int) -> RequestHead | str:
+def _read(head: bytes, size: int, *, normalise: bool) -> RequestHead | str:
     if _CONTROL.search(head) is not None:
         return "control character in head"
     if _FOLD.search(head) is not None:
@@ -79,7 +81,7 @@ def _read(head: bytes, size: int) -> RequestHead | str:
     framing = _framing(fields, minor)
     if isinstance(framing, str):
         return framing
-    where = _authority_and_path(method, target, fields.get(b"host", []), minor)
+    where = _authority_and_path(method, target, fields.get(b"host", []), minor, normalise=normalise)
     if isinstance(where, str):
         return where
     host, path, target_out = where
@@ -141,7 +143,7 @@ def _framing(fields: dict[bytes, list[bytes]], minor: int) -> int | str:
 
 
 def _authority_and_path(
-    method: bytes, target: bytes, hosts: list[bytes], minor: int
+    method: bytes, target: bytes, hosts: list[bytes], minor: int, *, normalise: bool
 ) -> tuple[bytes, bytes, bytes] | str:
     """The host and the path to judge, and the target to send; or what is wrong."""
     if len(hosts) > 1:
@@ -169,6 +171,8 @@ def _authority_and_path(
             return "authority of target and Host disagree"
         host = host or absolute[1]
         prefix, path = b"http://" + absolute[1], absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    if normalise and request_path.fault(path):
+        path = request_path.normalised(path)
     return request_path.fault(path) or (host, path, prefix + path)
 
 

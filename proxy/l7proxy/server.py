@@ -24,6 +24,7 @@ from l7proxy.commands import Record
 from l7proxy.exchange import Exchange
 from l7proxy.judge import Judge
 from l7proxy.limits import Limits
+from l7proxy.redaction import Redaction
 from l7proxy.relay import ClientSide, Dial
 from l7proxy.sockets import Address
 from l7proxy.tls_exchange import TlsExchange
@@ -47,6 +48,7 @@ class HttpServer:
         limits: Limits | None = None,
         *,
         demand: Demand | None = None,
+        redaction: Redaction | None = None,
         dial: Dial = sockets.dial,
     ) -> None:
         """`on_flow` must neither block nor raise; it gets denials and failures, and what `demand` asks for.
@@ -59,6 +61,7 @@ class HttpServer:
         self._judge = judge
         self._on_flow = on_flow
         self._demand = demand or Demand()
+        self._redaction = redaction or Redaction()
         self.pumps = 0
         self.turned_away = 0
         """Connections that were not even begun."""
@@ -127,7 +130,7 @@ class HttpServer:
             return None
         if policy.upstream_address != address:
             relay.source = (policy.upstream_address, 0)
-        self._relays[relay] = flows.Flows(policy, client, destination)
+        self._relays[relay] = flows.Flows(policy, client, destination, self._redaction)
         self._per_client[address] += 1
         now = time.monotonic()
         # One listener takes what was redirected for either: policy says here which of the two it must be.

@@ -31,6 +31,8 @@ def test_a_section_keeps_the_defaults_it_does_not_name() -> None:
         ("state: var", "absolute path"),
         ("log_level: loud", "log_level"),
         ("attach: xdp", "attach"),
+        ("http: {ambiguous_paths: decode}", "ambiguous_paths"),
+        ("http: {redact: {path: true}}", "unknown field path"),
         ("policy_audit_mode: perhaps", "config.yaml:1:20"),
         ("labels: ['k8s:(']", "labels: label rule 'k8s:('"),
         ("labels: ['!']", "names no label"),

@@ -30,6 +30,7 @@ STATUS = {
     "policy_audit_mode": False,
     "label_rules": [],
     "pin_names": False,
+    "ambiguous_paths": "reject",
     "secrets": "/etc/l7/secrets.d",
     "audited_endpoints": [],
     "audited": {"packets": 0, "bytes": 0},

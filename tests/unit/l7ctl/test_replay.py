@@ -69,6 +69,10 @@ def test_what_policy_cannot_be_asked_about_is_left_out(changed: dict[str, Any]) 
     assert replay.question(record(**changed)) is None
 
 
+def test_a_request_without_its_query_is_left_out() -> None:
+    assert replay.question(record(http=AuditHttp("GET", "a.example", "/x?[redacted]", 403))) is None
+
+
 def test_lines_that_are_no_records_are_counted() -> None:
     found, skipped = replay.questions([msgspec.json.encode(record()), b"torn\n", b"\n"])
     assert (len(found), skipped) == (1, 1)

@@ -3,6 +3,7 @@ import pytest
 
 from l7proxy import foreign
 from l7proxy.head import CHUNKED, MAX_HEAD, NEED_MORE, NO_BODY, Malformed, RequestHead
+from l7proxy.redaction import Redaction
 from l7proxy.request_head import parse
 
 HOST = b"Host: shop.example.com\r\n"
@@ -154,4 +155,5 @@ def test_a_head_of_exactly_the_limit_passes() -> None:
 def test_a_refusal_tells_what_was_asked_but_no_secret() -> None:
     head = b"GET http://user:hunter2@a/x HTTP/1.1\r\nHost: a\r\nAuthorization: Basic c2VjcmV0\r\n\r\n"
     refused = parse(head)
-    assert refused == Malformed("authority of target and Host disagree", "GET", "a", "http://a/x")
+    assert refused == Malformed("authority of target and Host disagree", "GET", "a", "http://user:hunter2@a/x")
+    assert Redaction().target(refused.path) == "http://a/x"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from l7proxy.request_path import fault
+from l7proxy.request_path import fault, normalised
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,37 @@ def test_every_unreserved_character_must_be_plain_and_no_reserved_one_need_be() 
             assert encoded == "needless encoding in path"
         else:
             assert encoded == ("encoded slash or backslash in path" if code in b"/\\" else "")
+
+
+@pytest.mark.parametrize(
+    ("target", "written"),
+    [
+        (b"/", b"/"),
+        (b"/a/b/", b"/a/b/"),
+        (b"/a%20b%C3%A4%25?x", b"/a%20b%C3%A4%25?x"),
+        (b"//", b"/"),
+        (b"/a//b///c", b"/a/b/c"),
+        (b"/a/./b", b"/a/b"),
+        (b"/a/.", b"/a/"),
+        (b"/a/b/..", b"/a/"),
+        (b"/a/../b?x=/../y", b"/b?x=/../y"),
+        (b"/../../a", b"/a"),
+        (b"/..", b"/"),
+        (b"/public/..%2fadmin", b"/admin"),
+        (b"/public/%2e%2E/admin", b"/admin"),
+        (b"/public/.%2e%5Cadmin", b"/admin"),
+        (b"/public\\..\\admin", b"/admin"),
+        (b"/a/%2e%2e/%2e%2e%2fb//./c\\", b"/b/c/"),
+        (b"/%61dmin/%7euser", b"/admin/~user"),
+        (b"/a%252e%252e", b"/a%252e%252e"),
+        (b"/.../a..b/.c", b"/.../a..b/.c"),
+    ],
+)
+def test_a_path_is_written_in_its_one_spelling(target: bytes, written: bytes) -> None:
+    assert normalised(target) == written
+    assert fault(written) == ""
+
+
+@pytest.mark.parametrize("target", [b"/a/..;x=1/b", b"/%2e%2e;/b", b"/a%00", b"/a%0d%0ab", b"/a%", b"/a%zz", b"/a#b"])
+def test_a_path_without_a_certain_meaning_stays_a_fault(target: bytes) -> None:
+    assert fault(normalised(target)) != ""
