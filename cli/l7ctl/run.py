@@ -7,15 +7,17 @@ code: the command's own, or 125 to 127 as of env(1) if it could not be started.
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -95,6 +97,9 @@ def run(
         context.exit(NOT_FOUND)
     told = labels or (f"app={_label(command[0])}",)
     with contextlib.ExitStack() as stack:
+        # Before the command starts: it could put a link to another file there, which root would write to at the end.
+        reported = stack.enter_context(_opened(report)) if report is not None else None
+        policy = stack.enter_context(_opened(suggest)) if suggest is not None else None
         client = stack.enter_context(_daemon(session, policies, audit))
         confinement = Confinement.make()
         stack.callback(confinement.remove)
@@ -104,13 +109,13 @@ def run(
         stack.callback(client.delete, "/endpoints", tally.endpoint)
         with _watched(client, tally):
             code = _run(confinement.command(command, user))
-    if not quiet:
-        _tell(tally, audited=audit, suggested=suggest is not None)
-    if report is not None:
-        _write(report, json.dumps(tally.plain() | {"exit_code": code}, indent=2) + "\n")
-    if suggest is not None:
-        pairs = dict(label.partition("=")[::2] for label in told)
-        _write(suggest, tally.policy(pairs, _label(command[0])))
+        if not quiet:
+            _tell(tally, audited=audit, suggested=suggest is not None)
+        if reported is not None:
+            _write(reported, json.dumps(tally.plain() | {"exit_code": code}, indent=2) + "\n")
+        if policy is not None:
+            pairs = dict(label.partition("=")[::2] for label in told)
+            _write(policy, tally.policy(pairs, _label(command[0])))
     context.exit(code)
 
 
@@ -205,8 +210,20 @@ def _label(command: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", Path(command).name.lower()).strip("-")[:63] or "command"
 
 
-def _write(path: Path, text: str) -> None:
+def _opened(path: Path) -> TextIO:
+    """The file, made if need be, with what it holds left as it is until `_write`. Raises Failure."""
     try:
-        path.write_text(text)
+        return path.open("a")
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror or error}", code=ExitCode.USAGE) from error
+
+
+def _write(file: TextIO, text: str) -> None:
+    """Puts the text in place of what the file holds. Raises Failure."""
+    try:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.truncate(0)
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        raise Failure(f"cannot write {file.name}: {error.strerror or error}", code=ExitCode.USAGE) from error

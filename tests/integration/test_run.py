@@ -185,3 +185,15 @@ def test_with_a_daemon_the_command_is_one_of_its_endpoints(gate: Gate, joined: N
     assert [one["name"] for one in gate.endpoints() if one["name"].startswith("l7ctl-run")] == []
     refused = joined.run("-p", policy, "--", "true")
     assert (refused.returncode, "--policy is for a machine where no l7d runs" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--report", "--suggest"])
+def test_a_command_that_puts_a_link_in_place_of_the_report_has_root_write_to_no_other_file(
+    node: Node, tmp_path: Path, option: str
+) -> None:
+    victim, told = tmp_path / "victim", tmp_path / "told"
+    victim.write_text("mine")
+    found = node.run("--audit", option, str(told), "--", "sh", "-c", f"ln -sf {victim} {told}")
+    assert found.returncode == 0, found.stderr
+    assert told.is_symlink()
+    assert victim.read_text() == "mine"
