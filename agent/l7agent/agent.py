@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from l7agent import endpoints as declarations
-from l7agent import history, wire, workload
+from l7agent import history, host, wire, workload
 from l7agent.auditing import Auditing
 from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
@@ -258,16 +258,17 @@ class Agent:
 
     async def _bring_into_force(self, policies: tuple[Policy, ...]) -> int:
         """The one way anything changes. Returns how many endpoints got other rules. Raises ReloadFailed."""
+        node = self.config.node
+        itself = host.endpoint(node.labels, node.audit, self._node_addresses) if host.selected(policies) else None
+        endpoints = (*self.endpoints, *([itself] if itself else []))
         try:
-            compiled = self.compiler.compile(policies, self.endpoints, self._node_addresses)
+            compiled = self.compiler.compile(policies, endpoints, self._node_addresses)
         except IdentitiesExhausted as error:
             raise ReloadFailed(str(error)) from error
         before = dict(self.compiled.endpoint_policies) if self.compiled else {}
         self._revision += 1
-        self.snapshot = await transact(
-            compiled, self._revision, self.endpoints, self.compiler, self.kernel, self.supervisor
-        )
-        self.compiled = compiled
+        self.snapshot = await transact(compiled, self._revision, endpoints, self.compiler, self.kernel, self.supervisor)
+        self.compiled, self.endpoints.host = compiled, itself
         self.auditing.learn(compiled.origins, self.snapshot.policies, compiled.endpoint_policies)
         self._remember(lambda: self.identities.retain(set(compiled.identities)))
         self._remember(self.endpoints.save)

@@ -195,7 +195,7 @@ class Compiler:
         addresses = () if endpoint.attachment is None else endpoint.attachment.addresses
         return _Seen(
             endpoint,
-            self._identities.workload(labels),
+            ids.HOST if endpoint.id == ids.HOST_ENDPOINT else self._identities.workload(labels),
             Workload(labels, endpoint.declared.ports, endpoint.audited(self._audit)),
             tuple(map(host_prefix, addresses)),
         )

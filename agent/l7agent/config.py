@@ -102,6 +102,15 @@ class RedactConfig(Section, frozen=True):
     """Names of fields whose values are left out where a record names them; ``*``: of all."""
 
 
+class NodeConfig(Section, frozen=True):
+    """The node itself, for policies that select it."""
+
+    labels: dict[str, str] = {}
+    """As ``nodeSelector`` sees them."""
+    audit: bool | None = None
+    """Whether what host policies deny passes, and is recorded; None: as `policy_audit_mode` says."""
+
+
 class HttpConfig(Section, frozen=True):
     """Limits of the HTTP proxy, per worker."""
 
@@ -149,6 +158,7 @@ class Config(Section, frozen=True):
     maps: MapsConfig = MapsConfig()
     dns: DnsConfig = DnsConfig()
     http: HttpConfig = HttpConfig()
+    node: NodeConfig = NodeConfig()
 
 
 class ConfigError(Exception):

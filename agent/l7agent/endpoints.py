@@ -12,13 +12,13 @@ from l7agent import statefile
 from l7agent.workload import Attachment
 from l7policy import yamltree
 from l7policy.errors import PolicyErrors
-from l7policy.ids import EndpointId
+from l7policy.ids import HOST_ENDPOINT, EndpointId
 from l7policy.labels import LabelError, split, workload_label, workload_labels
 from l7policy.model import Labels, NamedPort
 from l7policy.scalars import is_port_name, port_number
 from l7policy.verdict import Protocol
 
-MAX_ENDPOINTS: Final = 65535
+MAX_ENDPOINTS: Final = HOST_ENDPOINT - 1
 MAX_PORTS: Final = 256
 """Named ports of one endpoint."""
 _PROTOCOLS: Final = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
@@ -257,6 +257,8 @@ class Endpoints:
             for n, declared in saved.endpoints.items()
         }
         self._by_address: dict[str, Endpoint] = {}
+        self.host: Endpoint | None = None
+        """The node itself, while policies select it. Neither listed nor saved."""
         self._newest = max(self._all, default=0)
 
     def __iter__(self) -> Iterator[Endpoint]:
@@ -273,7 +275,7 @@ class Endpoints:
 
     def get(self, endpoint_id: int) -> Endpoint | None:
         """By id."""
-        return self._all.get(EndpointId(endpoint_id))
+        return self.host if endpoint_id == HOST_ENDPOINT else self._all.get(EndpointId(endpoint_id))
 
     def at(self, address: str) -> Endpoint | None:
         """By one of its addresses."""

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from l7agent.compilation import Compiled
-from l7agent.endpoints import Endpoints
+from l7agent.endpoints import Endpoint
 from l7agent.policyids import PolicyIds
 from l7bpf.errors import DatapathError
 from l7bpf.flows import ConntrackEntry, ConntrackKey
@@ -73,7 +73,7 @@ class KernelState:
 
     # -- the transaction ------------------------------------------------------------------------------------------
 
-    def stage(self, compiled: Compiled, endpoints: Endpoints, revision: int) -> Snapshot:
+    def stage(self, compiled: Compiled, endpoints: Iterable[Endpoint], revision: int) -> Snapshot:
         """Writes what nothing refers to yet. Raises MapFull or OSError; then call `unstage`."""
         rows: dict[EndpointId, EndpointRow] = {}
         places: dict[EndpointId, tuple[int, tuple[str, ...]]] = {}

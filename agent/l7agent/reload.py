@@ -10,10 +10,11 @@
 A failure before publish unstages and nothing has changed. Publishing that finds a table full takes back what it wrote.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from l7agent.compilation import Compiled, Compiler
-from l7agent.endpoints import Endpoints
+from l7agent.endpoints import Endpoint
 from l7agent.kernel_state import KernelState
 from l7agent.supervisor import NotAcknowledged, Supervisor
 from l7bpf.errors import DatapathError
@@ -40,7 +41,7 @@ class Change:
 async def transact(
     compiled: Compiled,
     revision: int,
-    endpoints: Endpoints,
+    endpoints: Iterable[Endpoint],
     compiler: Compiler,
     kernel: KernelState,
     supervisor: Supervisor,
@@ -58,7 +59,7 @@ async def transact(
 
 
 async def _publish(
-    compiled: Compiled, revision: int, endpoints: Endpoints, kernel: KernelState, supervisor: Supervisor
+    compiled: Compiled, revision: int, endpoints: Iterable[Endpoint], kernel: KernelState, supervisor: Supervisor
 ) -> Snapshot:
     try:
         snapshot = kernel.stage(compiled, endpoints, revision)

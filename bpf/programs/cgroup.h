@@ -92,7 +92,8 @@ static __always_inline u8 refuse_host(struct __sk_buff *skb, const struct packet
 	}
 	/* A proxy that speaks for somebody of this node, with the node's address: for whom, it has
 	 * judged, but not by the policy of this endpoint. */
-	if (!own_began && !peer_id && (skb->mark & MARK_MASK) == MARK_TO_SERVER &&
+	if (!own_began && (!peer_id || peer_id == HOST_ENDPOINT) &&
+	    (skb->mark & MARK_MASK) == MARK_TO_SERVER &&
 	    identity_of(p->flow.family, &p->flow.source, 0) == IDENTITY_NODE &&
 	    enforces(own_id, ENDPOINT_ENFORCE_INGRESS))
 		return REASON_REDIRECT_IMPOSSIBLE;

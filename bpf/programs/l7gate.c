@@ -145,7 +145,7 @@ done:
 	return finish(skb, p, &j, reason);
 }
 
-/* TC ingress of an uplink: what comes from other machines. The node's own traffic is not ours. */
+/* TC ingress of an uplink: what comes from other machines. The node's own traffic is ours only by host policies. */
 int from_uplink(struct __sk_buff *skb)
 {
 	struct packet *p = fresh_packets(), *quoted;
@@ -157,11 +157,19 @@ int from_uplink(struct __sk_buff *skb)
 	quoted = p + 1;
 	reason = parse(skb, p, quoted);
 	j.endpoint_id = endpoint_of(p->flow.family, &p->flow.destination);
-	if (!j.endpoint_id)
+	if (!j.endpoint_id || (j.endpoint_id == HOST_ENDPOINT && p->flags & PACKET_NEIGHBOUR))
 		return TC_ACT_UNSPEC;
 	if (!reason)
 		reason = judge_packet(skb, p, quoted, &j, FROM_UPLINK);
 	return finish(skb, p, &j, reason);
+}
+
+/* Whether a packet that leaves is of the node itself, while some policy selects the node. */
+static __always_inline int by_host(const struct __sk_buff *skb)
+{
+	u32 id = HOST_ENDPOINT;
+
+	return !(skb->mark & MARK_MASK) && !skb->ingress_ifindex && endpoints.lookup(&id);
 }
 
 /*
@@ -216,29 +224,38 @@ done:
 /*
  * TC egress of an uplink: turns back what needs a proxy, learns which replies belong to one, and stops
  * what should have gone to one. That comes here when somebody took away the rule that leads marked
- * packets to the proxies, as network managers do with rules which are not theirs.
+ * packets to the proxies, as network managers do with rules which are not theirs. What the node itself
+ * sends is judged while some policy selects the node.
  */
 int to_uplink(struct __sk_buff *skb)
 {
 	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_TO_UPLINK};
 	u32 mark = skb->mark & MARK_MASK;
+	int host = by_host(skb);
 	u8 reason;
 
 	if (must_turn_back(skb))
 		return turn_back(skb);
-	if (mark != MARK_TO_PROXY && (mark != MARK_TO_SERVER || skb->ingress_ifindex))
+	if (!host && mark != MARK_TO_PROXY && (mark != MARK_TO_SERVER || skb->ingress_ifindex))
 		return TC_ACT_UNSPEC;
 	if (!p)
 		return TC_ACT_SHOT;
 	quoted = p + 1;
 	reason = parse(skb, p, quoted);
-	if (mark == MARK_TO_PROXY) {
-		j.endpoint_id = endpoint_of(p->flow.family, &p->flow.source);
-		reason = REASON_PROXY_UNAVAILABLE;
-	} else if (!reason) {
-		reason = remember_upstream(p, skb->len);
+	j.endpoint_id = endpoint_of(p->flow.family, &p->flow.source);
+	if (host) {
+		if (j.endpoint_id != HOST_ENDPOINT || p->flags & PACKET_NEIGHBOUR)
+			return TC_ACT_UNSPEC;
+		if (!reason)
+			reason = judge_packet(skb, p, quoted, &j, FROM_ENDPOINT);
+		j.to_proxy = 0; /* host policies have no rules for requests */
+		return finish(skb, p, &j, reason);
 	}
+	if (mark == MARK_TO_PROXY)
+		reason = REASON_PROXY_UNAVAILABLE;
+	else if (!reason)
+		reason = remember_upstream(p, skb->len);
 	if (!reason)
 		return TC_ACT_UNSPEC;
 	report(p, &j, reason, skb->len);

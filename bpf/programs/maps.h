@@ -25,6 +25,8 @@ struct endpoint {
 #define ENDPOINT_ENFORCE_INGRESS 2
 #define ENDPOINT_AUDIT		 4 /* what its policy denies passes, and is reported */
 
+#define HOST_ENDPOINT 65535 /* the node itself: there only while some policy selects it */
+
 struct address_key {
 	u32 family; /* 4 or 6 */
 	__be32 word[4];

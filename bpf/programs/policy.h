@@ -212,8 +212,8 @@ static __always_inline u8 judge(const struct packet *p, struct judgement *j, u32
 	j->answer_matters = destination.flags & (ENDPOINT_ENFORCE_EGRESS | ENDPOINT_AUDIT);
 	if (begun_by_node && source.identity == IDENTITY_NODE)
 		*flags |= CONNTRACK_FROM_NODE;
-	if ((source_id && destination_id) || source.identity == IDENTITY_NODE ||
-	    destination.identity == IDENTITY_NODE)
+	if ((source_id || source.identity == IDENTITY_NODE) &&
+	    (destination_id || destination.identity == IDENTITY_NODE))
 		*flags |= CONNTRACK_LOCAL;
 
 #pragma nounroll

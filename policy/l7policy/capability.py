@@ -30,6 +30,8 @@ def unsupported(policies: Iterable[Policy]) -> tuple[PolicyError, ...]:
         found.extend(_error(here, what) for what in _of_subject(policy))
         for rule in policy.rules:
             found.extend(_error(rule.origin, what) for what in _of_rule(rule))
+            if policy.subject_kind == SubjectKind.NODE and not effectless(rule):
+                found.append(_error(rule.origin, "a rule for requests, names or server names of the node itself"))
     return tuple(sorted(set(found)))
 
 
@@ -38,8 +40,6 @@ def _error(origin: Origin, what: str) -> PolicyError:
 
 
 def _of_subject(policy: Policy) -> Iterator[str]:
-    if policy.subject_kind == SubjectKind.NODE:
-        yield "nodeSelector"
     yield from _reserved(policy.subject)
 
 
@@ -56,6 +56,11 @@ def _of_peer(peer: Peer) -> Iterator[str]:
             yield from _reserved(peer.requirements)
         case NodePeer():
             yield "a selector of nodes"
+
+
+def effectless(rule: Rule) -> bool:
+    """Whether the rule asks nothing of what flows."""
+    return rule.http is None and rule.dns is None and rule.server_names is None
 
 
 def _reserved(requirements: Iterable[Requirement]) -> Iterator[str]:

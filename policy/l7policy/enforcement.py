@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
 from l7policy.headers import Secrets, no_secrets
 from l7policy.http import HttpRules, http_rules, secrets_of
-from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
+from l7policy.ids import HOST_ENDPOINT, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
 from l7policy.judgement import Judgement, judge
 from l7policy.model import EndpointPolicy, HttpRule, Labels, Snapshot
 from l7policy.names import NameSet, hash64, name_set
@@ -192,10 +192,10 @@ class Enforcement:
         # Read first: a reload in between is then noticed at the next request, and never missed.
         revision = self.tables.revision()
         client_row, destination_row = self.tables.endpoint(client), self.tables.endpoint(destination)
-        if client_row is not None:
+        if client_row is not None and client_row.id != HOST_ENDPOINT:
             client_port = 0
-        elif client_port:
-            client_row = self.tables.process(client, client_port, destination, port, protocol)
+        elif client_port and (process := self.tables.process(client, client_port, destination, port, protocol)):
+            client_row = process
         if client_row is None and destination_row is None:
             return None
         ends = (

@@ -33,6 +33,7 @@ KINDS: Final = {
     "unescaped-dot": Kind(Severity.WARNING, "A dot in a host expression that matches any character"),
     "wide-name": Kind(Severity.WARNING, "A name pattern that strangers' servers match"),
     "voided-l7": Kind(Severity.WARNING, "An allow without limits that voids the L7 limits of another rule"),
+    "locks-out": Kind(Severity.WARNING, "host policies by which nobody can log in to the node"),
     "fqdn-without-dns": Kind(Severity.WARNING, "toFQDNs for names that no DNS rule lets the workload ask for"),
     "selects-nothing": Kind(Severity.WARNING, "A selector that matches nothing in the cluster"),
     "shadowed-rule": Kind(Severity.WARNING, "A rule that can never decide anything, because of another one"),

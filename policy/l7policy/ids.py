@@ -31,6 +31,9 @@ REMOTE_NODE: Final = IdentityId(6)
 KUBE_APISERVER: Final = IdentityId(7)
 INGRESS: Final = IdentityId(8)
 
+HOST_ENDPOINT: Final = EndpointId(0xFFFF)
+"""The node itself, which is an endpoint while some policy selects nodes."""
+
 FIRST_CLUSTER_IDENTITY: Final = 256
 """Label sets of workloads are numbered from here to 65535."""
 

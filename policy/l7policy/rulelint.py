@@ -14,20 +14,21 @@ from typing import Final
 from l7policy import capability
 from l7policy.cluster import Cluster
 from l7policy.findings import Finding, finding_at
-from l7policy.judgement import ANYTHING, PortKey, level, port_keys
+from l7policy.judgement import ANYTHING, PortKey, covers, level, port_keys
 from l7policy.model import Action, CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Origin, Peer, Requirement, Rule
 from l7policy.names import name_set
 from l7policy.policydoc import Policy, SubjectKind
 from l7policy.prefixes import network
 from l7policy.resolve import selects_endpoint
 from l7policy.selectors import is_node, matches
-from l7policy.verdict import Direction
+from l7policy.verdict import Direction, Protocol
 from l7policy.wording import describe_peer
 
 _Key = tuple[Direction, int, PortKey]
 _Subject = tuple[SubjectKind, frozenset[Requirement]]
 _MOST_COMPARED: Final = 64
 """Rules alike that are compared with one other, so that thousands of policies do not take minutes."""
+_SSH: Final = 22
 _MOST_CONDITIONS: Final = 6
 """Of a subject whose parts are looked up one by one."""
 
@@ -46,6 +47,7 @@ def warnings(policies: Sequence[Policy], cluster: Cluster | None = None) -> Iter
     yield from _voided(placed)
     yield from _shadowed(placed)
     yield from _without_dns(policies)
+    yield from _lock_out([policy for policy in policies if policy.subject_kind == SubjectKind.NODE])
     yield from _not_enforced(policies)
     if cluster is not None and cluster.endpoints:
         yield from _select_nothing(policies, cluster)
@@ -197,6 +199,25 @@ def _covers_endpoints(wide: Policy, narrow: Policy) -> bool:
 
 def _same_endpoints(one: Policy, other: Policy) -> bool:
     return _covers_endpoints(one, other) or _covers_endpoints(other, one)
+
+
+def _lock_out(policies: Sequence[Policy]) -> Iterator[Finding]:
+    """Of host policies only: together they deny by default who comes in, and none lets anybody in to the SSH port."""
+    closing = [policy for policy in policies if policy.default_deny(Direction.INGRESS)]
+    opening = (
+        rule
+        for policy in policies
+        for rule in policy.rules
+        if rule.direction == Direction.INGRESS and rule.action == Action.ALLOW and covers(rule, Protocol.TCP, _SSH)
+    )
+    if closing and next(opening, None) is None:
+        first = closing[0]
+        yield finding_at(
+            "locks-out",
+            Origin(first.name, first.part, first.file, first.line, first.column),
+            "no host policy lets anybody in to port 22/TCP of the node",
+            "allow it from where you log in; to try first, let the node be audited: node.audit in config.yaml",
+        )
 
 
 def _without_dns(policies: Sequence[Policy]) -> Iterator[Finding]:

@@ -75,12 +75,12 @@ def gate() -> Iterator[Gate]:
 
 
 @pytest.fixture(scope="module")
-def module_gate() -> Iterator[Callable[[dict[str, str]], Gate]]:
+def module_gate() -> Iterator[Callable[..., Gate]]:
     """Makes a daemon with a module's own policies, ready, with all workloads registered."""
     with ExitStack() as stack:
 
-        def make(policies: dict[str, str]) -> Gate:
-            running = stack.enter_context(gated(policies))
+        def make(policies: dict[str, str], settings: dict[str, object] | None = None) -> Gate:
+            running = stack.enter_context(gated(policies, settings))
             running.start()
             running.add_all()
             return running

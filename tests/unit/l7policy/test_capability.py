@@ -28,13 +28,18 @@ def test_what_would_be_enforced_by_halves_is_refused_at_its_place(spec: str, exp
     assert error.path == "f"
 
 
-def test_a_policy_for_nodes_or_for_endpoints_without_labels_is_refused() -> None:
-    (error,) = capability.unsupported(policies("ingress: [{}]", "nodeSelector: {}"))
-    assert str(error).startswith("f:1:1: base: nodeSelector is not enforced by this version")
+def test_a_policy_for_endpoints_without_labels_is_refused() -> None:
     (error,) = capability.unsupported(
         policies("ingress: [{}]", "endpointSelector: {matchLabels: {'reserved:init': ''}}")
     )
     assert "the label reserved:init" in error.message
+
+
+def test_a_host_policy_may_not_look_into_what_flows() -> None:
+    assert capability.unsupported(policies("ingress: [{}]", "nodeSelector: {}")) == ()
+    names = "egress: [{toPorts: [{ports: [{port: '53', protocol: ANY}], rules: {dns: [{matchName: a.example}]}}]}]"
+    (error,) = capability.unsupported(policies(names, "nodeSelector: {}"))
+    assert "a rule for requests, names or server names of the node itself" in error.message
 
 
 def test_what_is_enforced_is_not_refused() -> None:

@@ -106,3 +106,18 @@ def test_selectors_that_match_no_pod_are_told_when_the_pods_are_known() -> None:
 
 def test_what_the_daemon_would_refuse_is_told() -> None:
     assert found(policy("toEntities: [kube-apiserver]")) == [("0.yaml", 7, "not-enforced")]
+
+
+@pytest.mark.parametrize(
+    ("ingress", "told"),
+    [
+        ("[{fromEntities: [world], toPorts: [{ports: [{port: '443', protocol: TCP}]}]}]", True),
+        ("[{fromCIDR: [192.0.2.0/24], toPorts: [{ports: [{port: '1', endPort: 1023, protocol: TCP}]}]}]", False),
+        ("[{fromCIDR: [192.0.2.0/24]}]", False),
+        ("[{}]", True),
+    ],
+)
+def test_host_policies_that_nobody_can_log_in_by_are_told(ingress: str, told: bool) -> None:
+    text = HEAD.replace("NetworkPolicy", "ClusterwideNetworkPolicy").replace("NAME", "node").partition("  endpoint")[0]
+    expected = [("0.yaml", 1, "locks-out")] if told else []
+    assert found(f"{text}  nodeSelector: {{}}\n  ingress: {ingress}\n") == expected
