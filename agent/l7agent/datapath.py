@@ -22,6 +22,7 @@ from l7bpf.errors import DatapathError
 from l7bpf.events import EventReader
 from l7bpf.layouts import LAYOUT, Event
 from l7bpf.maps import Maps
+from l7bpf.mapspecs import MAPS
 
 _log = logging.getLogger(__name__)
 
@@ -204,10 +205,12 @@ def remove(config: Config) -> Iterator[str]:
         yield f"{old} removed"
     if pins.is_dir():
         attacher = Attacher(pins, config.attach)
-        with Maps.open(pins) as maps:
-            for ifindex, endpoint_id in list(maps.endpoint_by_ifindex.items()):
-                attacher.detach_endpoint(ifindex, endpoint_id)
-                yield f"endpoint {endpoint_id} detached"
+        # Not all tables: a load that never ended, before anything was attached, or a removal, after that was undone.
+        if all((pins / "maps" / name).exists() for name in MAPS):
+            with Maps.open(pins) as maps:
+                for ifindex, endpoint_id in list(maps.endpoint_by_ifindex.items()):
+                    attacher.detach_endpoint(ifindex, endpoint_id)
+                    yield f"endpoint {endpoint_id} detached"
         for name in attacher.links():
             if name.startswith("cgroup_") and name.endswith("_egress"):
                 attacher.detach_cgroup(int(name.split("_")[1]))

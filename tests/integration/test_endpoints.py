@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from l7bpf.layouts import LAYOUT
 from l7lab import traffic
 from l7lab.gate import Gate, Json, program
 from l7lab.namespace import Namespace
@@ -396,3 +397,13 @@ def test_labels_that_do_not_count_select_nothing_and_share_an_identity(make_gate
     assert "k8s:team=a" in batch["labels"]
     assert "k8s:team=a" not in batch["identity_labels"]
     assert "k8s:team=a  (does not count" in gate.must("endpoint", "labels", "batch").out
+
+
+def test_cleanup_ends_what_a_load_or_a_removal_began_and_was_killed_in(unstarted_gate: Callable[..., Gate]) -> None:
+    gate = unstarted_gate()
+    pins = gate.lab.bpffs / "l7" / LAYOUT
+    for folder in ("links", "programs", "maps"):
+        (pins / folder).mkdir(parents=True)
+    done = cleanup(gate)
+    assert done.returncode == 0, done.stderr
+    assert not pins.exists()
