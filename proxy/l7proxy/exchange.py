@@ -6,7 +6,8 @@ task. The rules it keeps:
 
 - Nothing is sent to the server that was not judged, or does not belong to a message that was.
 - One request is under way at a time. Pipelined ones wait in `_inbox` (bounded: the client is paused) and are judged
-  when their turn comes, so a 403 stands where it belongs and a reload reaches every request that was not yet sent.
+  when their turn comes, so a 403 stands where it belongs and a reload reaches every request that was not yet sent; one
+  that waited for its server is judged again.
 - One server connection for one client connection, opened by the first allowed request, ended with it.
 - Bodies pass through; what is held is a head, one chunk-size line, and what waits for its turn.
 - After a 101 that the client asked for, or a 2xx to CONNECT, bytes are opaque and pass both ways. The request that
@@ -139,6 +140,11 @@ class Exchange:
         if self._link is Link.CONNECTING:
             self._link = Link.OPEN
             self.deadline = now + self._limits.idle_timeout
+            current = self._current
+            if current is not None and current.outdated(self._policy):
+                self._current, self._phase, self.expires = None, Phase.HEAD, math.inf
+                self._requests -= 1
+                self._judge(out, current.request, now)
             self._advance(out, now)
         return out
 
@@ -396,8 +402,7 @@ class Exchange:
 
     def _next_cycle(self, out: list[Command], current: Transaction, now: float) -> None:
         """Request and answer are complete."""
-        self._current = None
-        self.expires = math.inf
+        self._current, self.expires = None, math.inf
         if current.may_be_followed_by_another and not self._draining:
             self._phase = Phase.HEAD
             self.deadline = now + self._limits.keep_alive_timeout
@@ -441,9 +446,8 @@ class Exchange:
 
     def _refuse(self, out: list[Command], head: Malformed, now: float) -> None:
         """Whatever it is, not a byte of it is forwarded."""
-        out.append(
-            Record(Verdict.DROPPED, Reason.HTTP_MALFORMED, head.detail, head.method, head.host, head.path, status=400)
-        )
+        told = (head.detail, head.method, head.host, head.path, 400)
+        out.append(Record(Verdict.DROPPED, Reason.HTTP_MALFORMED, *told))
         out.append(SendToClient(replies.reply(400, b"malformed request\r\n", keep_alive=False)))
         self._end(out, now, linger=True)
 
@@ -471,9 +475,7 @@ class Exchange:
         """Closes both sides after what was sent. `linger`: the client may still be sending."""
         linger = (linger or self._phase is Phase.BODY or bool(self._inbox)) and not self._client_ended
         self._drop_server(out, reset=False)
-        self._phase = Phase.CLOSING
-        self._current = None
-        self.expires = math.inf
+        self._current, self._phase, self.expires = None, Phase.CLOSING, math.inf
         self._inbox = b""
         self._discarded = 0
         self._resume(out)
@@ -482,11 +484,9 @@ class Exchange:
 
     def _break_off(self, out: list[Command]) -> None:
         self._drop_server(out, reset=True)
-        self._phase = Phase.CLOSED
-        self._current = None
-        self.expires = math.inf
+        self._current, self._phase = None, Phase.CLOSED
+        self.deadline = self.expires = math.inf
         self._inbox = b""
-        self.deadline = math.inf
         out.append(do.ResetClient())
 
     def _drop_server(self, out: list[Command], *, reset: bool) -> None:

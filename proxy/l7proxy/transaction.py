@@ -49,6 +49,12 @@ class Transaction(Answer):
             return ()
         return (self.record(Verdict.FORWARDED, Reason.NONE, status, detail),)
 
+    def outdated(self, policy: FlowPolicy) -> bool:
+        """Whether policy says something else of it by now, so that what was to be sent must not be."""
+        request, before = self.request, self.decision
+        now = policy.http(request.method, request.path, request.host, request.fields)
+        return (now.allowed, now.audited, now.edits) != (before.allowed, before.audited, before.edits)
+
     def judged_again(self, policy: FlowPolicy) -> Record | None:
         """What is to be recorded of a tunnel now: that policy closes it (DROPPED), or lets it go on only by AUDIT."""
         request = self.request

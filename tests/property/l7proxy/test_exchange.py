@@ -69,7 +69,9 @@ def played(pieces: list[bytes]) -> tuple[bytes, bytes, list[Record], list[tuple[
             elif isinstance(command, Record):
                 records.append(command)
             elif isinstance(command, Connect):
+                before = len(policy.judged)
                 commands += exchange.server_connected(0.0)
+                assert policy.judged.pop(before) == policy.judged[before - 1]  # judged again: it waited
             if not commands and exchange._phase is Phase.ANSWER:
                 commands = exchange.server_data(ANSWER, 0.0)
     return to_server, to_client, records, policy.judged, exchange._phase

@@ -125,6 +125,35 @@ class TestRequests:
         assert book.client(GET) == [DENIED]
         assert book.client(SECRET) == [SendToServer(SECRET)]
 
+    def test_a_reload_reaches_a_request_that_waits_for_its_server(self, playbook: Begin, world: Any) -> None:
+        book = playbook()
+        assert book.client(GET + GET) == [Connect()]
+        world.load((HttpRule(path="/other"),))
+        assert book.connected() == [DENIED, DENIED]
+        assert [record.reason for record in book.records] == [Reason.HTTP_DENIED] * 2
+        world.load((HttpRule(),))
+        assert book.client(GET) == [SendToServer(GET)]
+
+    def test_a_body_that_waits_with_its_refused_request_is_thrown_away(self, playbook: Begin, world: Any) -> None:
+        book = playbook()
+        assert book.client(UPLOAD + b"he") == [Connect()]
+        world.load((HttpRule(path="/public"),))
+        assert book.connected() == [DENIED]
+        assert book.client(b"llo" + GET) == [SendToServer(GET)]
+
+    def test_a_reload_that_forbids_the_flow_lets_nothing_out_that_waited(self, playbook: Begin, world: Any) -> None:
+        book = playbook()
+        assert book.client(GET) == [Connect()]
+        world.load(None)
+        assert book.connected() == [DENIED_AND_CLOSED, CloseServer(), HalfCloseClient()]
+
+    def test_a_request_that_waited_goes_out_as_the_new_rules_want_it(self, playbook: Begin, world: Any) -> None:
+        book = playbook()
+        assert book.client(UPLOAD + b"hello") == [Connect()]
+        world.load((HttpRule(headers=(HeaderMatch("X-Team", "shop", None, Mismatch.ADD),)),))
+        assert book.connected() == [SendToServer(UPLOAD[:-2] + b"X-Team: shop\r\n\r\nhello")]
+        assert book.server(OK) == [SendToClient(OK)]
+
     def test_a_reload_that_forbids_the_flow_ends_the_connection(self, playbook: Begin, world: Any) -> None:
         book = started(playbook)
         book.server(OK)
