@@ -141,7 +141,8 @@ def versions() -> dict[str, str]:
     found = {}
     for name, argv in asked.items():
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        found[name] = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+        said = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+        found[name] = said.replace(argv[0], name)  # where it lies is nobody's matter
     return found
 
 
