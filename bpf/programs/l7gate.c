@@ -164,12 +164,12 @@ int from_uplink(struct __sk_buff *skb)
 	return finish(skb, p, &j, reason);
 }
 
-/* Whether a packet that leaves is of the node itself, while some policy selects the node. */
-static __always_inline int by_host(const struct __sk_buff *skb)
+/* Whether host policies may have to know of a packet that leaves: some policy selects the node. */
+static __always_inline int concerns_host(const struct __sk_buff *skb)
 {
 	u32 id = HOST_ENDPOINT;
 
-	return !(skb->mark & MARK_MASK) && !skb->ingress_ifindex && endpoints.lookup(&id);
+	return !(skb->mark & MARK_MASK) && endpoints.lookup(&id);
 }
 
 /*
@@ -225,14 +225,15 @@ done:
  * TC egress of an uplink: turns back what needs a proxy, learns which replies belong to one, and stops
  * what should have gone to one. That comes here when somebody took away the rule that leads marked
  * packets to the proxies, as network managers do with rules which are not theirs. What the node itself
- * sends is judged while some policy selects the node.
+ * sends is judged while some policy selects the node; what it forwards in its own name is not, and the
+ * answers must find their way.
  */
 int to_uplink(struct __sk_buff *skb)
 {
 	struct packet *p = fresh_packets(), *quoted;
 	struct judgement j = {.point = POINT_TO_UPLINK};
 	u32 mark = skb->mark & MARK_MASK;
-	int host = by_host(skb);
+	int host = concerns_host(skb);
 	u8 reason;
 
 	if (must_turn_back(skb))
@@ -247,6 +248,10 @@ int to_uplink(struct __sk_buff *skb)
 	if (host) {
 		if (j.endpoint_id != HOST_ENDPOINT || p->flags & PACKET_NEIGHBOUR)
 			return TC_ACT_UNSPEC;
+		if (skb->ingress_ifindex) {
+			remember_masqueraded(p, skb->len);
+			return TC_ACT_UNSPEC;
+		}
 		if (!reason)
 			reason = judge_packet(skb, p, quoted, &j, FROM_ENDPOINT);
 		j.to_proxy = 0; /* host policies have no rules for requests */

@@ -70,3 +70,31 @@ static __always_inline u8 remember_upstream(struct packet *p, u32 length)
 	new.upstream = 1;
 	return conntrack_make(&p->flow, &new);
 }
+
+/*
+ * What the node forwards in its own name (masquerade): the answer comes for the node, before its address
+ * is put back, and is no new flow of the node's. Of every packet, so that a reload changes nothing.
+ */
+static __always_inline void remember_masqueraded(struct packet *p, u32 length)
+{
+	struct conntrack_entry *e, new = {};
+	u64 now = bpf_ktime_get_coarse_ns();
+
+	if (p->flags & PACKET_FRAGMENT)
+		return;
+	e = conntrack_find(p, 1, now);
+	if (e) {
+		if (p->flags & PACKET_REVERSE)
+			return; /* begun outside, for one of its ports: that was judged, and is again */
+		e->last_seen_ns = now;
+		e->revision = current_revision();
+		e->flags &= ~CONNTRACK_DENIED;
+		return;
+	}
+	new.last_seen_ns = now;
+	new.packets = 1;
+	new.bytes = length;
+	new.revision = current_revision();
+	new.state = conntrack_state(p);
+	conntrack_make(&p->flow, &new);
+}

@@ -73,7 +73,9 @@ class Confinement:
         identity = _identity(user) if user else []
         dropped = ",".join(f"-{name}" for name in DROPPED)
         limited = ["setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}", *identity, "--", *argv]
-        return ["unshare", "--mount", "--", "sh", "-c", _ENTER, "sh", str(self.folder), str(self.root), *limited]
+        # What is made read-only is this mount and no other, so nothing is to be kept from spreading.
+        alone = ["unshare", "--mount", "--propagation=unchanged", "--"]
+        return [*alone, "sh", "-c", _ENTER, "sh", str(self.folder), str(self.root), *limited]
 
     def remove(self) -> None:
         """Ends what still runs inside, and takes the cgroup away. Raises Failure if it does not go."""

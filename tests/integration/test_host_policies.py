@@ -83,6 +83,35 @@ def test_what_workloads_send_through_the_node_is_their_own_matter(gate: Gate) ->
         assert traffic.connect(gate.lab.batch.namespace, address, 80).open
 
 
+MASQUERADE = """\
+table inet own_name {
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    oifname "ext0" masquerade
+  }
+}
+"""
+
+
+def test_a_node_that_masquerades_its_workloads_lets_their_answers_in(gate: Gate) -> None:
+    node, batch = gate.lab.node.namespace, gate.lab.batch.namespace
+    rules = gate.lab.folder / "masquerade.nft"
+    rules.write_text(MASQUERADE)
+    applied = node.run(["nft", "-f", str(rules)])
+    assert applied.returncode == 0, applied.stderr
+    try:
+        for address, seen in (("198.51.100.1", NODE_V4), ("2001:db8:100::1", NODE_V6)):
+            host = f"[{address}]" if ":" in address else address
+            for _ in range(2):
+                answer = traffic.http(batch, f"http://{host}/public/whoami", address=address)
+                assert f"from {seen} " in answer.body
+        assert traffic.ping(batch, "198.51.100.1")
+        assert traffic.dns(batch, "api.example.com", server=RESOLVER_V4).rcode == "NOERROR"
+        assert not traffic.connect(gate.lab.outside.namespace, NODE_V4, 8083).open
+    finally:
+        node.run(["nft", "delete", "table", "inet", "own_name"])
+
+
 def test_without_a_policy_that_selects_the_node_all_is_open_and_back_again_with_the_agent_dead(gate: Gate) -> None:
     node, outside = gate.lab.node.namespace, gate.lab.outside.namespace
     (gate.policies / "node.yaml").rename(gate.policies / "node.off")
