@@ -5,12 +5,10 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from l7agent import datapath, wire
 from l7agent.config import Config
-
-DRAIN_SECONDS: Final = 2.0
+from l7agent.dataplane import DRAIN_SECONDS
 
 
 class AgentRunning(Exception):

@@ -17,6 +17,8 @@ from l7observe.tasks import Tasks
 from l7policy.verdict import Protocol, ProxyKind
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+DRAIN_SECONDS: Final = 2.0
+"""How long requests under way may take to end when their process does."""
 
 
 def version() -> str:

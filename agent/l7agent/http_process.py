@@ -26,8 +26,6 @@ from l7proxy.server import HttpServer
 
 HTTP_PORT = 10080
 
-DRAIN = 5.0
-"""Seconds for requests under way when a worker is told to end."""
 _COLLECT = (20_000, 20, 50)
 """Records wait in batches, and are no garbage: with the defaults they alone would call the collector all the time."""
 
@@ -123,6 +121,6 @@ async def serve(config: Config, slot: int) -> None:
         gc.set_threshold(*_COLLECT)
         await server.start(listeners)
         await stop.wait()
-        await server.close(DRAIN)  # first: whom its agent cannot reach any more, it replaces
+    # While requests under way end, this process still follows the rules; another one has the new connections.
+    await server.close(dataplane.DRAIN_SECONDS)
     await port.close()
-    await server.close(0)

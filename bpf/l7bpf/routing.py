@@ -35,6 +35,8 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 SYSCTLS: Final = {
     # A socket in TIME_WAIT from a proxied connection would swallow a later direct one of the same tuple.
     "net/ipv4/tcp_early_demux": "0",
+    # Connections that wait in the queue of a proxy that ends go to another one instead of being reset.
+    "net/ipv4/tcp_migrate_req": "1",
     # What the node's own processes send to a proxy comes in again over the loopback, from the node's own address.
     "net/ipv4/conf/lo/accept_local": "1",
 }

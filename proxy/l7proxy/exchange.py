@@ -234,10 +234,13 @@ class Exchange:
         return out
 
     def drain(self, now: float) -> list[Command]:
-        """The process is about to end: no further request on this connection."""
+        """The process is about to end: no further request on this connection.
+
+        A new one has its first request under way already, most likely, which would be lost.
+        """
         out: list[Command] = []
         self._draining = True
-        if self._phase is Phase.HEAD and not self._inbox:
+        if self._phase is Phase.HEAD and not self._inbox and self._requests:
             self._end(out, now)
         return out
 

@@ -96,6 +96,7 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        await asyncio.sleep(0)  # what is accepted already gets its relay in the loop's next round
         for relay in list(self._relays):
             relay.drain()
         if self._relays and drain > 0:

@@ -600,6 +600,14 @@ class TestDraining:
         book.server(OK)
         assert book.drain() == [CloseServer(), CloseClient()]
 
+    def test_a_new_connection_still_gets_its_first_request_answered(self, playbook: Begin) -> None:
+        """It is under way by the time the connection is accepted: workers that ended in order lost some."""
+        book = playbook()
+        assert book.drain() == []
+        assert book.client(GET) == [Connect()]
+        book.connected()
+        assert book.server(OK) == [SendToClient(OK), CloseServer(), CloseClient()]
+
     def test_a_request_under_way_is_the_last(self, playbook: Begin) -> None:
         book = started(playbook)
         assert book.drain() == []

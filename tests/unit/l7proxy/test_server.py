@@ -400,6 +400,8 @@ def test_draining_lets_a_request_end_and_closes_the_rest(world: Any, run: Callab
     async def main() -> None:
         async with proxied(world, slow) as proxy:
             busy, idle = await proxy.open(), await proxy.open()
+            idle[1].write(GET)
+            assert await idle[0].readexactly(len(OK)) == OK
             busy[1].write(GET)
             await until(lambda: proxy.server.connections == 2)
             await asyncio.sleep(0.1)
