@@ -6,8 +6,7 @@ task. The rules it keeps:
 
 - Nothing is sent to the server that was not judged, or does not belong to a message that was.
 - One request is under way at a time. Pipelined ones wait in `_inbox` (bounded: the client is paused) and are judged
-  when their turn comes, so a 403 stands where it belongs and a reload reaches every request that was not yet sent; one
-  that waited for its server is judged again.
+  when their turn comes, and anew after a wait for the server: a 403 stands in its place, a reload reaches all unsent.
 - One server connection for one client connection, opened by the first allowed request, ended with it.
 - Bodies pass through; what is held is a head, one chunk-size line, and what waits for its turn.
 - After a 101 that the client asked for, or a 2xx to CONNECT, bytes are opaque and pass both ways. The request that
@@ -234,10 +233,7 @@ class Exchange:
         return out
 
     def drain(self, now: float) -> list[Command]:
-        """The process is about to end: no further request on this connection.
-
-        A new one has its first request under way already, most likely, which would be lost.
-        """
+        """The process is about to end: no further request here, but the first of a new connection is on its way."""
         out: list[Command] = []
         self._draining = True
         if self._phase is Phase.HEAD and not self._inbox and self._requests:
