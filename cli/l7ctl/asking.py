@@ -26,10 +26,12 @@ from l7policy.errors import PolicyError, PolicyErrors
 from l7policy.hop import Setting
 from l7policy.http import secrets_of
 from l7policy.labelfilter import identity_labels
+from l7policy.labels import DEFAULT_NAMESPACE, NAMESPACE, NAMESPACE_KEY
 from l7policy.model import Labels, NamedPort, Secret
 from l7policy.policydoc import Policy, Source
 from l7policy.question import QuestionError, Side
 from l7policy.resolve import Mode
+from l7policy.selectors import selects
 from l7policy.verdict import Protocol
 
 
@@ -78,8 +80,27 @@ class Known:
         counting = identity_labels(found.labels, self.label_rules)
         if ignored := found.labels - counting:
             click.echo(f"l7ctl: {printable(text)}: no policy sees {printable(', '.join(sorted(ignored)))}", err=True)
+        if "=" in text and NAMESPACE_KEY not in text and (meant := self._meant(counting)):
+            asked, told = printable(text), f"{NAMESPACE_KEY}={printable(meant)}"
+            message = f"in namespace default no policy selects it; did you mean {asked},{told}?"
+            click.echo(f"l7ctl: {asked}: {message}", err=True)
         names = tuple(dict.fromkeys(one.name for one in self.learnt if one.address == found.prefix))
         return replace(found, labels=counting, names=(*found.names, *names))
+
+    def _meant(self, own: Labels) -> str:
+        """The one other namespace in which policies select a workload that no policy selects in the one assumed."""
+        subjects = {policy.subject for policy in self.policies}
+        if any(selects(subject, own) for subject in subjects):
+            return ""
+        assumed = f"{NAMESPACE}={DEFAULT_NAMESPACE}"
+        spaces = {value for subject in subjects for one in subject if one.key == NAMESPACE for value in one.values}
+        found = {
+            space
+            for space in spaces
+            for subject in subjects
+            if selects(subject, own - {assumed} | {f"{NAMESPACE}={space}"})
+        }
+        return found.pop() if len(found) == 1 else ""
 
     def _heeds(self, own: Labels, prefix: str, name: str) -> bool:
         facts = [one for one in self.learnt if (one.address, one.name) == (prefix, name)]

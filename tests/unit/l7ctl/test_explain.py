@@ -195,6 +195,16 @@ def test_labels_that_do_not_count_select_nothing_and_are_told(l7ctl: Run, agent:
     assert (result.exit_code, result.stderr) == (0, "l7ctl: app=web: no policy sees k8s:app=web\n")
 
 
+def test_a_namespace_that_was_forgotten_is_told(run: Run, files: tuple[str, str]) -> None:
+    question = ("rules", "explain", "-f", files[0], "--to", "192.0.2.9", "--port", "80", "--from")
+    result = run(*question, "app=web")
+    assert result.exit_code == 0
+    hint = "in namespace default no policy selects it; did you mean app=web,io.kubernetes.pod.namespace=shop?"
+    assert result.stderr == f"l7ctl: app=web: {hint}\n"
+    for told in (FROM, "app=other", "192.0.2.1"):
+        assert run(*question, told).stderr == ""
+
+
 @pytest.mark.parametrize(("mode", "code"), [("default", 0), ("always", 1), ("never", 0)])
 def test_files_are_explained_in_any_mode(run: Run, files: tuple[str, str], mode: str, code: int) -> None:
     question = ("rules", "explain", "-f", files[0], "--from", "app=none", "--to", "192.0.2.9", "--port", "80")
