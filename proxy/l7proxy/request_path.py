@@ -20,11 +20,13 @@ from typing import Final
 _SUSPICIOUS: Final = re.compile(rb"//|/\.|[%\\#]")
 """None of these in the whole target: nothing to look at. Nearly every request ends here."""
 
+_BROKEN: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
 _FAULTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"//"), "empty path segment"),
     (re.compile(rb"/\.\.?(?:[/;]|\Z)"), "dot segment in path"),
     (re.compile(rb"\\"), "backslash in path"),
-    (re.compile(rb"%(?![0-9A-Fa-f]{2})"), "invalid percent-encoding in path"),
+    (_BROKEN, "invalid percent-encoding in path"),
     (re.compile(rb"%(?:2[fF]|5[cC])"), "encoded slash or backslash in path"),
     (re.compile(rb"%(?:[01][0-9A-Fa-f]|7[fF])"), "encoded control character in path"),
     # Unreserved characters, of which the dot is one: decoding them changes the spelling and not the meaning.
@@ -55,8 +57,11 @@ def normalised(target: bytes) -> bytes:
 
     Unreserved characters, ``%2f`` and ``%5c`` are decoded once, as servers do. Then ``\\`` is ``/``, several ``/`` are
     one, and dot segments are resolved (RFC 3986 §5.2.4); above the root there is nothing. The query stays as it is.
+    Broken percent-encoding stays: what is decoded behind a lone ``%`` could make an encoding of it.
     """
     path, question, query = target.partition(b"?")
+    if _BROKEN.search(path) is not None:
+        return target
     path = _ENCODED.sub(_decoded, path).replace(b"\\", b"/")
     kept: list[bytes] = []
     segments = path.split(b"/")

@@ -29,6 +29,7 @@ def served(target: bytes) -> bytes:
 @given(TARGETS)
 @example(b"/public/..%2fadmin")
 @example(b"/a/..;/b")
+@example(b"/%%61a")
 def test_what_is_normalised_has_one_reading_or_a_fault(target: bytes) -> None:
     written = normalised(target)
     assert written.startswith(b"/")
