@@ -130,6 +130,7 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
         hints=Hints(config.dns.svcb_hints),
         bind_aliases=config.dns.bind_aliases,
         demand=port.demand,
+        on_error=lambda *_: stop.set(),
     )
     role.server = server
     for protocol, listener in made:

@@ -106,7 +106,14 @@ async def serve(config: Config, slot: int) -> None:
     )
     redact = config.http.redact
     redaction = Redaction(query=redact.query, userinfo=redact.userinfo, headers=redact.headers)
-    server = HttpServer(enforcement, port.record, limits, demand=port.demand, redaction=redaction)
+    server = HttpServer(
+        enforcement,
+        port.record,
+        limits,
+        demand=port.demand,
+        redaction=redaction,
+        on_error=lambda *_: stop.set(),
+    )
     role.server = server
     listeners = [dataplane.listener(sockets.listener, family, HTTP_PORT) for family in dataplane.FAMILIES]
     for listener in listeners:

@@ -316,9 +316,12 @@ class ClientSide(asyncio.Protocol):
         """Closes with RST whatever the state: the peer must not take it for an orderly end."""
         handle = transport.get_extra_info("socket")
         if handle is not None and handle.fileno() >= 0:
-            # uvloop hides setsockopt of sockets it accepted; a duplicate is the same socket.
-            with socket.socket(fileno=os.dup(handle.fileno())) as same:
+            # uvloop hides setsockopt of sockets it accepted. Borrowed and not copied: that must work with no file left.
+            same = socket.socket(fileno=handle.fileno())
+            try:
                 same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            finally:
+                same.detach()
         transport.abort()
 
 

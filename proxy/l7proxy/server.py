@@ -50,14 +50,18 @@ class HttpServer:
         demand: Demand | None = None,
         redaction: Redaction | None = None,
         dial: Dial = sockets.dial,
+        on_error: Callable[[str, BaseException], None] | None = None,
     ) -> None:
         """`on_flow` must neither block nor raise; it gets denials and failures, and what `demand` asks for.
+
+        `on_error` gets bugs in the proxy's own tasks; a process that gets one should end and be started again, since
+        connections may go on without deadlines and without being judged again.
 
         `dial` is how a server is reached, and replaced only by tests.
         """
         self.limits = Limits() if limits is None else limits
         self.dial = dial
-        self.tasks = Tasks()
+        self.tasks = Tasks(on_error)
         self._judge = judge
         self._on_flow = on_flow
         self._demand = demand or Demand()

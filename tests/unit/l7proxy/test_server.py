@@ -2,9 +2,11 @@
 """The server on loopback, under both event loops. Only how a server is reached differs from life: see `dial`."""
 
 import asyncio
+import os
+import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -15,10 +17,12 @@ from l7observe.flow import Flow
 from l7policy.verdict import Reason, Verdict
 from l7proxy import foreign
 from l7proxy.limits import Limits
+from l7proxy.relay import ClientSide
 from l7proxy.server import HttpServer
 
 HOST = b"Host: shop.example.com\r\n"
 GET = b"GET /public HTTP/1.1\r\n" + HOST + b"\r\n"
+UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 UPLOAD = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -89,6 +93,28 @@ async def head_of(reader: asyncio.StreamReader) -> bytes:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return b""
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Speaks WebSocket no further than the upgrade."""
+    await head_of(reader)
+    writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    while data := await reader.read(1000):
+        writer.write(data)
+    writer.write(b"bye")
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Nothing can be opened within."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_requests_pass_and_are_refused_on_one_connection(world: Any, run: Callable[[Any], Any]) -> None:
@@ -347,17 +373,10 @@ def test_a_slow_head_is_ended_by_the_clock(world: Any, run: Callable[[Any], Any]
 
 
 def test_a_websocket_is_spliced(world: Any, run: Callable[[Any], Any]) -> None:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head_of(reader)
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        while data := await reader.read(1000):
-            writer.write(data)
-        writer.write(b"bye")
-
     async def main() -> None:
         async with proxied(world, echo) as proxy:
             reader, writer = await proxy.open()
-            writer.write(b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            writer.write(UPGRADE)
             assert (await head_of(reader)).startswith(b"HTTP/1.1 101 ")
             writer.write(GET.replace(b"/public", b"/secret"))
             assert await reader.readexactly(len(GET)) == GET.replace(b"/public", b"/secret")
@@ -366,6 +385,46 @@ def test_a_websocket_is_spliced(world: Any, run: Callable[[Any], Any]) -> None:
             writer.close()
 
     run(main())
+
+
+def test_tunnels_that_are_denied_end_with_no_descriptor_left(world: Any, run: Callable[[Any], Any]) -> None:
+    """The copy that was made to reset one could not be had: that ended the task that judges all of them."""
+
+    async def main() -> None:
+        async with proxied(world, echo) as proxy:
+            tunnels = [await proxy.open() for _ in range(3)]
+            for reader, writer in tunnels:
+                writer.write(UPGRADE)
+                assert (await head_of(reader)).startswith(b"HTTP/1.1 101 ")
+            with no_descriptor_left():
+                world.load(())
+                for reader, _ in tunnels:
+                    with pytest.raises(ConnectionResetError):
+                        await asyncio.wait_for(reader.read(), 5)
+            assert len(proxy.server.tasks) == 1, "the task that looks at the deadlines"
+            for _, writer in tunnels:
+                writer.close()
+
+    run(main())
+
+
+def test_the_owner_is_told_when_deadlines_are_no_longer_kept(
+    world: Any, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+
+    def broken(relay: ClientSide, now: float) -> None:
+        raise RuntimeError("a bug")
+
+    async def main() -> None:
+        monkeypatch.setattr(ClientSide, "tick", broken)
+        async with proxied(world, answering, on_error=lambda name, _: failed.append(name)) as proxy:
+            _, writer = await proxy.open()
+            await until(lambda: bool(failed))
+            writer.close()
+
+    run(main())
+    assert failed == ["http deadlines"]
 
 
 def test_a_reset_of_the_server_is_a_reset_for_the_client(world: Any, run: Callable[[Any], Any]) -> None:
