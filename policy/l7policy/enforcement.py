@@ -20,10 +20,10 @@ from typing import Final, NamedTuple, Protocol
 
 from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
 from l7policy.headers import Secrets, no_secrets
-from l7policy.http import HttpRules, http_rules, secrets_of
+from l7policy.http import HttpRules, http_rules
 from l7policy.ids import HOST_ENDPOINT, EndpointId, IdentityId, PolicyId, Revision, is_fqdn_identity
 from l7policy.judgement import Judgement, judge
-from l7policy.model import EndpointPolicy, HttpRule, Labels, Snapshot
+from l7policy.model import EndpointPolicy, Labels, Snapshot
 from l7policy.names import NameSet, hash64, name_set
 from l7policy.pinning import pins
 from l7policy.sni import ServerNames, server_names
@@ -83,10 +83,10 @@ class _Ruling:
 class _View:
     """A snapshot, indexed."""
 
-    __slots__ = ("_secrets", "labels", "policies", "revision", "scopes", "selectors")
+    __slots__ = ("labels", "policies", "revision", "scopes", "secrets", "selectors")
 
     def __init__(self, snapshot: Snapshot, secrets: Secrets) -> None:
-        self._secrets = secrets
+        self.secrets = secrets
         self.revision = snapshot.revision
         self.policies: dict[PolicyId, EndpointPolicy] = snapshot.policies
         self.labels: dict[int, Labels] = {number: frozenset(texts) for number, texts in snapshot.identities.items()}
@@ -103,10 +103,6 @@ class _View:
             for rule in policy.rules:
                 if rule.http is not None:
                     http_rules(rule.http)
-
-    def http(self, rules: tuple[HttpRule, ...]) -> HttpRules:
-        """The rules with the secrets of this snapshot in place."""
-        return HttpRules(rules, self._secrets) if secrets_of(rules) else http_rules(rules)
 
 
 class Enforcement:
@@ -252,7 +248,7 @@ class Enforcement:
             judgement = judge(policy, direction, labels, protocol, port)
             ruling = _Ruling(
                 judgement,
-                None if judgement.http is None else view.http(judgement.http),
+                None if judgement.http is None else http_rules(judgement.http, view.secrets),
                 None if judgement.dns is None else name_set(judgement.dns),
                 None if judgement.server_names is None else server_names(judgement.server_names),
                 pins(policy, judgement, direction, labels, protocol, port) if self._pin_names else None,

@@ -11,7 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from l7policy import nearest
-from l7policy.hop import DEFAULT, Answer, Hop, Response, Setting, answer, hops, requests
+from l7policy.hop import DEFAULT, Answer, Hop, Response, Setting, answer, hops
+from l7policy.http import http_rules
 from l7policy.judgement import PolicyVerdict, judge
 from l7policy.model import Action, Frozen, Origin, Rule
 from l7policy.names import name_set
@@ -160,7 +161,7 @@ def deciding(hop: Hop, reply: Answer, question: Question, protocol: Protocol) ->
 
 def _fits(rule: Rule, question: Question, setting: Setting) -> bool:
     if rule.http is not None:
-        return question.http is None or requests(rule.http, setting).match(*question.http.fields)
+        return question.http is None or http_rules(rule.http, setting.secrets).match(*question.http.fields)
     if rule.dns is not None:
         return question.dns is None or name_set(rule.dns).matches(question.dns)
     if rule.server_names is not None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from l7policy.headers import Secrets, no_secrets
-from l7policy.http import HttpRules, http_rules, secrets_of
+from l7policy.http import http_rules
 from l7policy.judgement import Judgement, PolicyVerdict, judge
-from l7policy.model import EndpointPolicy, HttpRule, Labels, NamedPort
+from l7policy.model import EndpointPolicy, Labels, NamedPort
 from l7policy.names import name_set
 from l7policy.pinning import agrees, pins
 from l7policy.policydoc import Policy
@@ -135,14 +135,9 @@ def _http(hop: Hop, judgement: Judgement, question: Question, protocol: Protocol
         pinned = pins(hop.policy, judgement, hop.direction, hop.remote, protocol, question.port)
         if pinned is not None and not agrees(pinned, request.host.encode()):
             return Answer(judgement, False, Reason.HOST_MISMATCH, 403)
-    if judgement.http is None or requests(judgement.http, hop.setting).match(*request.fields):
+    if judgement.http is None or http_rules(judgement.http, hop.setting.secrets).match(*request.fields):
         return Answer(judgement, True, Reason.NONE)
     return Answer(judgement, False, Reason.HTTP_DENIED, 403)
-
-
-def requests(rules: tuple[HttpRule, ...], setting: Setting) -> HttpRules:
-    """The matcher of HTTP rules, with the secrets that are known."""
-    return HttpRules(rules, setting.secrets) if secrets_of(rules) else http_rules(rules)
 
 
 def _dns(judgement: Judgement, question: Question) -> Answer:

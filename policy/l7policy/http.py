@@ -218,7 +218,11 @@ def secrets_of(rules: Iterable[HttpRule]) -> frozenset[Secret]:
     return frozenset(match.secret for rule in rules for match in rule.headers if match.secret is not None)
 
 
+def http_rules(rules: tuple[HttpRule, ...], secrets: Secrets = no_secrets) -> HttpRules:
+    """The list, compiled. Connections under equal lists share one, but for lists that need secrets."""
+    return _shared(rules) if secrets is no_secrets or not secrets_of(rules) else HttpRules(rules, secrets)
+
+
 @functools.lru_cache(maxsize=1024)
-def http_rules(rules: tuple[HttpRule, ...]) -> HttpRules:
-    """The same `HttpRules` for equal lists: connections under equal rules share one. They know no secrets."""
+def _shared(rules: tuple[HttpRule, ...]) -> HttpRules:
     return HttpRules(rules)
