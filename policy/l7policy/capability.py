@@ -30,7 +30,7 @@ def unsupported(policies: Iterable[Policy]) -> tuple[PolicyError, ...]:
         found.extend(_error(here, what) for what in _of_subject(policy))
         for rule in policy.rules:
             found.extend(_error(rule.origin, what) for what in _of_rule(rule))
-            if policy.subject_kind == SubjectKind.NODE and not effectless(rule):
+            if policy.subject_kind == SubjectKind.NODE and rule.inspects:
                 found.append(_error(rule.origin, "a rule for requests, names or server names of the node itself"))
     return tuple(sorted(set(found)))
 
@@ -56,11 +56,6 @@ def _of_peer(peer: Peer) -> Iterator[str]:
             yield from _reserved(peer.requirements)
         case NodePeer():
             yield "a selector of nodes"
-
-
-def effectless(rule: Rule) -> bool:
-    """Whether the rule asks nothing of what flows."""
-    return rule.http is None and rule.dns is None and rule.server_names is None
 
 
 def _reserved(requirements: Iterable[Requirement]) -> Iterator[str]:

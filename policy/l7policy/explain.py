@@ -171,14 +171,9 @@ def _fits(rule: Rule, question: Question, setting: Setting) -> bool:
 
 def _voiding(hop: Hop, question: Question, protocol: Protocol) -> tuple[Origin, ...]:
     """The rules without limits that make every request pass."""
-    plain_rules = tuple(rule for rule in hop.policy.rules if effectless(rule))
-    policy = msgspec.structs.replace(hop.policy, rules=plain_rules)
+    voiding = tuple(rule for rule in hop.policy.rules if rule.action == Action.ALLOW and not rule.inspects)
+    policy = msgspec.structs.replace(hop.policy, rules=voiding)
     return judge(policy, hop.direction, hop.remote, protocol, question.port).origins
-
-
-def effectless(rule: Rule) -> bool:
-    """Whether the rule allows without looking into what flows."""
-    return rule.action == Action.ALLOW and rule.http is None and rule.dns is None and rule.server_names is None
 
 
 def _matched(origin: Origin, direction: Direction) -> Matched:

@@ -238,6 +238,11 @@ class Rule(Frozen, frozen=True):
         """Whether it denies what it covers."""
         return self.action == Action.DENY
 
+    @property
+    def inspects(self) -> bool:
+        """Whether it limits what flows, and not only between whom."""
+        return self.http is not None or self.dns is not None or self.server_names is not None
+
     def unplaced(self) -> "Rule":
         """The rule without the file and line it was written in."""
         return msgspec.structs.replace(self, origin=Origin(self.origin.policy, self.origin.rule))

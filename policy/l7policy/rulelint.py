@@ -58,7 +58,7 @@ def _limited(rule: Rule) -> bool:
 
 
 def _plain(rule: Rule) -> bool:
-    return rule.action == Action.ALLOW and not _limited(rule) and rule.server_names is None
+    return rule.action == Action.ALLOW and not rule.inspects
 
 
 def _voided(placed: Iterable[_Placed]) -> Iterator[Finding]:
