@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One datapath per session, on a bpffs and in a network namespace that nobody else sees, and packets made by hand.
+"""Datapaths of the session, on a bpffs and in network namespaces that nobody else sees, and packets made by hand.
 
-The namespace belongs to a thread: it vanishes with it, whatever happens. `node.run` gives a packet to a program with
-BPF_PROG_TEST_RUN, so that nothing needs to be attached.
+A namespace belongs to a thread: it vanishes with it, whatever happens. `node.run` gives a packet to a program with
+BPF_PROG_TEST_RUN, so that nothing needs to be attached. Tests that do attach programs use `live_node`: interfaces and
+links are still there for a moment after their test, and what passes them then would be in the tables of the next.
 """
 
 import ctypes
@@ -165,6 +166,7 @@ class Node:
             maps.ipcache,
             maps.policy,
             maps.conntrack,
+            maps.host_flows,
             maps.fragments,
             maps.listeners,
             maps.fqdn_identities,
@@ -278,12 +280,15 @@ def bpf_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     bpffs.unmount(folder)
 
 
-@pytest.fixture(scope="session")
-def pins(bpf_folder: Path) -> Path:
-    """A loaded datapath."""
-    pins = bpf_folder / LAYOUT
+def _load(pins: Path) -> Path:
     loader.load(pins, loader.Constants(max_conntrack=4096, max_ipcache=4096, max_policy=4096, max_fqdn_identities=256))
     return pins
+
+
+@pytest.fixture(scope="session")
+def pins(bpf_folder: Path) -> Path:
+    """A loaded datapath, attached nowhere."""
+    return _load(bpf_folder / LAYOUT)
 
 
 @pytest.fixture(scope="session")
@@ -319,6 +324,22 @@ def node(_node: Node) -> Node:
     """The datapath with fresh tables."""
     _node.reset()
     return _node
+
+
+@pytest.fixture(scope="session")
+def _live_node(bpf_folder: Path) -> Iterator[Node]:
+    namespace = Namespace()
+    node = Node(namespace, _load(bpf_folder / "live" / LAYOUT))
+    yield node
+    node.close()
+    namespace.close()
+
+
+@pytest.fixture
+def live_node(_live_node: Node) -> Node:
+    """Another datapath, to be attached, with empty tables."""
+    _live_node.clear()
+    return _live_node
 
 
 @pytest.fixture(scope="session")

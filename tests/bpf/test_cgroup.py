@@ -255,13 +255,10 @@ class Host:
 
 
 @pytest.fixture
-def host(new_namespace, node) -> Iterator[Host]:
-    node.clear()
-    for key, _ in list(node.maps.host_flows.items()):
-        node.maps.host_flows.delete(key)
+def host(new_namespace, live_node) -> Iterator[Host]:
     folder = cgroups.root() / f"l7test-{os.getpid()}"
     folder.mkdir()
-    host = Host(new_namespace(), new_namespace(), node, folder)
+    host = Host(new_namespace(), new_namespace(), live_node, folder)
     host.endpoint(OWN)
     host.attach(OWN)
     yield host

@@ -146,10 +146,9 @@ class Net:
 
 
 @pytest.fixture
-def net(new_namespace, node) -> Iterator[Net]:
-    """The session's datapath with empty tables, in namespaces of this test's own."""
-    node.clear()
-    net = Net(new_namespace(), new_namespace(), new_namespace(), node)
+def net(new_namespace, live_node) -> Iterator[Net]:
+    """The datapath with empty tables, in namespaces of this test's own."""
+    net = Net(new_namespace(), new_namespace(), new_namespace(), live_node)
     yield net
     for pin in (net.pins / "links").iterdir():
         pin.unlink()
