@@ -79,7 +79,11 @@ class Agent:
         self.history = History(state / "revisions")
         self.identities = Identities(state / "identities.json")
         self.compiler = Compiler(
-            self.identities, config.enforcement, audit=config.policy_audit_mode, label_rules=config.labels
+            self.identities,
+            config.enforcement,
+            audit=config.policy_audit_mode,
+            label_rules=config.labels,
+            surroundings=config.surroundings,
         )
         self.audit = AuditLog(
             Path(config.audit.path),
@@ -95,7 +99,8 @@ class Agent:
         """Reloads and rollbacks, by what came of them."""
         self.change_seconds = Histogram()
         """How long those took that were made."""
-        self._documents = documents.Loader()
+        self.surroundings = config.surroundings
+        self._documents = documents.Loader(self.surroundings.told)
         self.snapshot: Snapshot | None = None
         self.compiled: Compiled | None = None
         self.kernel: KernelState
@@ -216,6 +221,11 @@ class Agent:
         )
 
     @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Addresses of this node, and prefixes that are delivered to it."""
+        return tuple(self._node_addresses)
+
+    @property
     def _policies(self) -> tuple[Policy, ...]:
         return self.compiled.policies if self.compiled is not None else ()
 
@@ -258,8 +268,10 @@ class Agent:
 
     async def _bring_into_force(self, policies: tuple[Policy, ...]) -> int:
         """The one way anything changes. Returns how many endpoints got other rules. Raises ReloadFailed."""
-        node = self.config.node
-        itself = host.endpoint(node.labels, node.audit, self._node_addresses) if host.selected(policies) else None
+        itself = None
+        if host.selected(policies):
+            labels = self.surroundings.host(self._node_addresses)
+            itself = host.endpoint(labels, self.config.node.audit, self._node_addresses)
         endpoints = (*self.endpoints, *([itself] if itself else []))
         try:
             compiled = self.compiler.compile(policies, endpoints, self._node_addresses)

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from l7agent.endpoints import Endpoint
 from l7agent.identities import RESERVED, Identities
+from l7agent.surroundings import Surroundings
 from l7policy import ids, resolve
 from l7policy.ids import EndpointId, IdentityId
 from l7policy.labelfilter import identity_labels
@@ -24,9 +25,12 @@ from l7policy.model import EndpointPolicy, FqdnPeer, Labels, NamedPort, Origin
 from l7policy.policydoc import Policy
 from l7policy.resolve import Mode
 from l7policy.resolver import Digest, PolicyKey, Resolver, Row, Workload, keyed
+from l7policy.selectors import INIT_LABEL, KUBE_APISERVER_LABEL
 
 LOOPBACK: Final = "127.0.0.0/8"
 """All of it is the node's own; for IPv6 the one address is among the node's addresses."""
+
+_UNLABELLED: Final[Labels] = frozenset({INIT_LABEL})
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -111,8 +115,10 @@ class Compiler:
         *,
         audit: bool = False,
         label_rules: tuple[str, ...] = (),
+        surroundings: Surroundings | None = None,
     ) -> None:
         """`audit`: of endpoints of which nothing else was said. `label_rules`: see `l7policy.labelfilter`."""
+        self._around = surroundings or Surroundings()
         self._identities = identities
         self._audit = audit
         self._label_rules = label_rules
@@ -124,8 +130,8 @@ class Compiler:
         self._seen: dict[EndpointId, _Seen] = {}
 
     def labels_of(self, endpoint: Endpoint) -> Labels:
-        """Those of an endpoint's labels that count: policies know no others."""
-        return identity_labels(endpoint.labels, self._label_rules)
+        """Those of an endpoint's labels that count: policies know no others. Without any it is ``reserved:init``."""
+        return identity_labels(endpoint.labels, self._label_rules) or _UNLABELLED
 
     def ports_of(self, endpoints: Iterable[Endpoint]) -> dict[Labels, tuple[NamedPort, ...]]:
         """Named ports by the labels of those that have them."""
@@ -153,7 +159,13 @@ class Compiler:
             identity = self._identities.cidr(labels)
             numbered[identity] = labels
             prefixes[network] = identity
+        for prefix, labels in self._around.places.items():
+            identity = self._identities.workload(labels)
+            numbered[identity] = labels
+            prefixes[prefix] = identity
         # What is on this node is known by its labels, whatever CIDR it lies in (field: identity wins over IP).
+        node_addresses = tuple(node_addresses)
+        numbered[ids.HOST] = self._around.host(node_addresses)
         prefixes[LOOPBACK] = ids.HOST
         for address in node_addresses:
             prefixes[str(ipaddress.ip_network(address))] = ids.HOST
@@ -208,8 +220,12 @@ class Compiler:
             if known is None or known[0] is not policy:
                 known = (policy, resolve.cidrs((policy,)), resolve.selectors((policy,)))
             of_each[key] = known
-        cidrs = set[str]().union(*(found for _, found, _ in of_each.values()))
-        prefixes = before.prefixes if cidrs == before.prefixes.keys() else resolve.prefix_identity_labels(cidrs)
+        cidrs = set(self._around.apiservers).union(*(found for _, found, _ in of_each.values()))
+        if cidrs == before.prefixes.keys():
+            prefixes = before.prefixes
+        else:
+            prefixes = resolve.prefix_identity_labels(cidrs)
+            prefixes.update((server, prefixes[server] | {KUBE_APISERVER_LABEL}) for server in self._around.apiservers)
         return _Ranges(
             policies, of_each, prefixes, resolve.in_order(peer for *_, of in of_each.values() for peer in of)
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from l7agent.surroundings import Entities, OtherNode, Surroundings, gather
 from l7observe.audit import AUDITED_PER_SECOND
 from l7policy import labelfilter, yamltree
 from l7policy.errors import PolicyErrors
@@ -159,6 +160,15 @@ class Config(Section, frozen=True):
     dns: DnsConfig = DnsConfig()
     http: HttpConfig = HttpConfig()
     node: NodeConfig = NodeConfig()
+    nodes: list[OtherNode] | None = None
+    """The other nodes of the cluster; None: nothing is known of them."""
+    entities: Entities = Entities()
+    """Who else is known by more than an address."""
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What the last three say. `parse` has seen to it that it makes sense."""
+        return gather(self.node.labels, self.nodes, self.entities)
 
 
 class ConfigError(Exception):
@@ -205,6 +215,10 @@ def parse(path: str, text: str) -> Config:
         labelfilter.check(config.labels)
     except ValueError as error:
         raise ConfigError(f"{path}: labels: {error}") from error
+    try:
+        _ = config.surroundings
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 

@@ -42,7 +42,7 @@ class Declared(msgspec.Struct, frozen=True):
     name: str
     netns: str
     labels: tuple[str, ...]
-    """Canonical, sorted: ``k8s:app=web``."""
+    """Canonical, sorted: ``k8s:app=web``. None: it is ``reserved:init`` until it gets some."""
     interface: str = ""
     source: str = "command"
     """``command``, or the file it was read from."""
@@ -129,8 +129,6 @@ def declare(
         canonical = workload_labels(labels)
     except LabelError as error:
         raise EndpointError(str(error)) from error
-    if not canonical:
-        raise EndpointError("an endpoint needs at least one label; policies select it by its labels")
     chosen = name or (netns or cgroup).rsplit("/", 1)[-1]
     if not chosen.replace("-", "").replace(".", "").replace("_", "").replace("/", "").isalnum() or chosen.isdigit():
         raise EndpointError(

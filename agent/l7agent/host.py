@@ -7,13 +7,13 @@ exchanges with other machines. May not attach anything: the programs are there a
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from l7agent.endpoints import Declared, Endpoint
 from l7agent.workload import Attachment
 from l7policy.ids import HOST_ENDPOINT
+from l7policy.model import Labels
 from l7policy.policydoc import Policy, SubjectKind
-from l7policy.selectors import HOST_LABEL
 
 NAME = "host"
 
@@ -23,11 +23,10 @@ def selected(policies: Iterable[Policy]) -> bool:
     return any(policy.subject_kind == SubjectKind.NODE for policy in policies)
 
 
-def endpoint(labels: Mapping[str, str], audit: bool | None, addresses: Iterable[str]) -> Endpoint:
+def endpoint(labels: Labels, audit: bool | None, addresses: Iterable[str]) -> Endpoint:
     """The node with these labels. Of `addresses` only whole ones count: others are prefixes that are delivered here."""
     own = tuple(address for address in addresses if "/" not in address and not _is_scoped(address))
-    named = tuple(sorted((HOST_LABEL, *(f"k8s:{key}={value}" for key, value in labels.items()))))
-    return Endpoint(HOST_ENDPOINT, Declared(NAME, "", named, audit=audit), Attachment("", 0, own, 0))
+    return Endpoint(HOST_ENDPOINT, Declared(NAME, "", tuple(sorted(labels)), audit=audit), Attachment("", 0, own, 0))
 
 
 def _is_scoped(address: str) -> bool:

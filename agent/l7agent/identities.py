@@ -19,6 +19,17 @@ RESERVED: Final[dict[IdentityId, Labels]] = {
     ids.WORLD: frozenset({"reserved:world"}),
     ids.REMOTE_NODE: frozenset({"reserved:remote-node"}),
 }
+"""Identities that are there from the start."""
+
+_NUMBERED: Final[dict[Labels, IdentityId]] = {
+    **{labels: number for number, labels in RESERVED.items()},
+    frozenset({"reserved:unmanaged"}): ids.UNMANAGED,
+    frozenset({"reserved:health"}): ids.HEALTH,
+    frozenset({"reserved:init"}): ids.INIT,
+    frozenset({"reserved:kube-apiserver", "reserved:remote-node"}): ids.KUBE_APISERVER,
+    frozenset({"reserved:ingress"}): ids.INGRESS,
+}
+"""Label sets with numbers of their own, which are Cilium's."""
 
 
 class IdentitiesExhausted(Exception):
@@ -45,8 +56,13 @@ class Identities:
         """The highest number in use, by the first of its range; looked for again after numbers were forgotten."""
 
     def workload(self, labels: Labels) -> IdentityId:
-        """The cluster identity of a workload's labels."""
-        return self._number(self._saved.workloads, labels, ids.FIRST_CLUSTER_IDENTITY, 1 << 16)
+        """The identity of a workload's or another node's labels, or of a reserved one."""
+        known = _NUMBERED.get(labels)
+        return (
+            known
+            if known is not None
+            else self._number(self._saved.workloads, labels, ids.FIRST_CLUSTER_IDENTITY, 1 << 16)
+        )
 
     def cidr(self, labels: Labels) -> IdentityId:
         """The local identity of a CIDR's labels (its own prefix and every policy prefix around it)."""

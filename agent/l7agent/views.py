@@ -44,6 +44,7 @@ def status(agent: Agent, fills: Count, programs: health.Programs) -> View:
         "pin_names": agent.config.http.pin_names,
         "ambiguous_paths": agent.config.http.ambiguous_paths,
         "secrets": agent.config.secrets,
+        "peers": _peers(agent),
         "audited_endpoints": [one.declared.name for one in agent.endpoints if _audited(agent, one)],
         "policies": len(compiled.policies) if compiled else 0,
         "endpoints": len(agent.endpoints),
@@ -103,6 +104,18 @@ def status(agent: Agent, fills: Count, programs: health.Programs) -> View:
         "subscribers": agent.observation.hub.subscribers,
         "flows_expired": agent.kernel.flows_expired,
     }
+
+
+def _peers(agent: Agent) -> list[View]:
+    """Who is known by more than an address and is no workload: this node, and what the configuration tells."""
+    around, compiled = agent.surroundings, agent.compiled
+    own = {"name": f"node/{socket.gethostname()}", "labels": around.host(agent.node_addresses)}
+    found = [{**own, "addresses": [one for one in agent.node_addresses if "/" not in one]}]
+    for prefix, name in around.names.items():
+        identity = compiled.prefixes.get(prefix) if compiled else None
+        labels = compiled.identities[identity] if compiled and identity is not None else around.places.get(prefix, ())
+        found.append({"name": name, "labels": labels, "addresses": [prefix.partition("/")[0]]})
+    return [{**one, "labels": sorted(one["labels"])} for one in found]
 
 
 def _audited(agent: Agent, endpoint: Endpoint) -> bool:

@@ -31,7 +31,7 @@ from l7policy.model import Labels, NamedPort, Secret
 from l7policy.policydoc import Policy, Source
 from l7policy.question import QuestionError, Side
 from l7policy.resolve import Mode
-from l7policy.selectors import selects
+from l7policy.selectors import is_node, selects
 from l7policy.verdict import Protocol
 
 
@@ -104,7 +104,7 @@ class Known:
 
     def _heeds(self, own: Labels, prefix: str, name: str) -> bool:
         facts = [one for one in self.learnt if (one.address, one.name) == (prefix, name)]
-        here = self.cluster.endpoints.values()
+        here = [one for one in self.cluster.endpoints.values() if not is_node(one.labels)]
         alike = {one.name for one in here if _told(identity_labels(one.labels, self.label_rules)) == _told(own)}
         # Of labels that no workload here has nothing is known: what counts for anybody counts for them.
         return not facts or not alike or any(alike & one.open_for for one in facts)
@@ -212,6 +212,10 @@ def known(session: Session, files: Sequence[str], clusters: Sequence[str], assum
     policies = documents.load([Source(one["path"], one["text"]) for one in answer["sources"]], given)
     status = session.client.get("/status")
     endpoints = {one["name"]: _endpoint(one) for one in session.client.get("/endpoints")}
+    for one in status["peers"]:
+        before = endpoints.get(one["name"])
+        addresses = (*(before.addresses if before else ()), *one["addresses"])
+        endpoints[one["name"]] = Endpoint(one["name"], frozenset(one["labels"]), addresses)
     learnt = tuple(
         Learnt(one["name"], str(ipaddress.ip_network(one["address"])), frozenset(one["open_for"]))
         for one in session.client.get("/fqdn/cache")

@@ -52,7 +52,8 @@ def check(
     """Check policy files without a daemon: no root, no kernel, nothing changes.
 
     Without a file, the configuration's policy directory. Exit code 1 if anything is wrong; what is legal but surely
-    not meant is a warning.
+    not meant is a warning. What only the daemon's configuration knows (other nodes, the API server) is taken from it
+    then, and if it is named: l7ctl --config FILE rules check.
 
     \b
     Examples:
@@ -73,7 +74,8 @@ def check(
         problems.extend(error.errors)
     # Warnings help with a refused file, too, but are not worth reading a huge one once more.
     linted = [source for source in read.sources if not problems or len(source.text) <= _LINTED_REFUSED]
-    checked = Checked(read, policies, problems, lint(linted, policies, cluster))
+    told = session.config.surroundings.told if session.named or not files else ()
+    checked = Checked(read, policies, problems, lint(linted, policies, cluster, told))
     if output == "json":
         value(_json(checked), "json")
     elif output == "sarif":

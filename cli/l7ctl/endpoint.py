@@ -42,7 +42,7 @@ def list_(session: Session, output: str) -> None:
     "labels",
     multiple=True,
     metavar="KEY=VALUE",
-    help="What policies select it by: at least one. May be repeated.",
+    help="What policies select it by. May be repeated. Without any it is reserved:init, and denied by default.",
 )
 @click.option(
     "--port",
@@ -95,6 +95,10 @@ def add(
         f"endpoint {added['id']} ({cell(added.get('name'))}) added: {place}, "
         f"identity {cell(added.get('identity'))}, enforcing {cell(added.get('enforcing'))}, {cell(added.get('state'))}"
     )
+    if added.get("labels") == []:
+        line(
+            "  no labels yet: only policies for reserved:init allow it anything; `l7ctl endpoint labels` gives it some"
+        )
     if added.get("message"):
         line(f"  {cell(added['message'])}")
     if added.get("audit"):

@@ -14,7 +14,7 @@ from l7observe import record
 from l7observe.record import AuditPeer, AuditRecord
 from l7policy.headers import REDACTED
 from l7policy.question import HttpRequest, Question, Side
-from l7policy.selectors import is_node, is_workload
+from l7policy.selectors import KUBE_APISERVER_LABEL, WORLD_LABEL, is_workload
 from l7policy.verdict import Direction, Protocol, Verdict
 
 _STAND_IN: Final = "replayed"
@@ -60,7 +60,7 @@ def question(found: AuditRecord) -> Question | None:
 def _side(peer: AuditPeer) -> Side | None:
     text = peer.name or peer.address
     labels = frozenset(peer.labels)
-    if is_workload(labels) or is_node(labels):
+    if is_workload(labels) or (WORLD_LABEL not in labels and any(one.startswith("reserved:") for one in labels)):
         return Side(text, labels=labels)
     names = tuple(
         label.removeprefix("fqdn:").replace("**", "*").replace("*", _STAND_IN) + "."
@@ -69,4 +69,5 @@ def _side(peer: AuditPeer) -> Side | None:
     )
     if not peer.address:
         return None
-    return Side(text, prefix=f"{peer.address}/{128 if ':' in peer.address else 32}", names=names)
+    known = labels & {KUBE_APISERVER_LABEL}
+    return Side(text, known, prefix=f"{peer.address}/{128 if ':' in peer.address else 32}", names=names)

@@ -31,6 +31,11 @@ class Session:
         except config.ConfigError as error:
             raise Failure(str(error), "`--socket PATH` works without a configuration", code=ExitCode.USAGE) from error
 
+    @property
+    def named(self) -> bool:
+        """Whether a configuration was named, and not only looked for."""
+        return self._config_path is not None
+
     @cached_property
     def client(self) -> Client:
         """The agent's API."""

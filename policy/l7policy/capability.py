@@ -1,65 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What policies may say and this version of l7d does not enforce: told before a reload, and never enforced by halves.
+"""What policies may say and l7d would enforce by halves: told before a reload, and refused.
 
-`rules check`, `explain` and `test` understand all that documents may hold. The datapath and the proxies do not yet: a
-deny that they pass over would let through what its author forbade. So the agent refuses such policies, by what this
-module finds. Whoever teaches l7d one of these things takes it out here.
+`rules check`, `explain` and `test` understand all that documents may hold. But one node cannot find out by itself which
+addresses are other nodes', the API server's or those of workloads that nobody manages: its configuration says so. For
+as long as it does not, a rule that allows them allows nobody, which is safe, and one that denies them, or means
+everybody else, would let through what its author forbade. Those are refused.
 
 May not read documents. Failure verdict: what is not known to be enforced is refused.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from l7policy.errors import PolicyError
-from l7policy.model import EntityPeer, LabelPeer, NodePeer, Origin, Peer, Requirement, Rule
+from l7policy.model import Action, EntityPeer, LabelPeer, NodePeer, Operator, Origin, Peer, Rule
 from l7policy.policydoc import Policy, SubjectKind
 
-UNKNOWN_RESERVED: Final = frozenset({"health", "ingress", "init", "kube-apiserver", "unmanaged"})
-"""Nothing here gives an address one of these labels, so a rule for it would match nothing."""
+NODES: Final = "nodes"
+"""Other nodes: the entity ``remote-node``, and whom ``fromNodes`` and ``toNodes`` select beside this node."""
+TOLD: Final = {
+    "kube-apiserver": "entities.kube-apiserver",
+    "remote-node": NODES,
+    "unmanaged": "entities.unmanaged",
+}
+"""Reserved labels that nothing carries until a key of l7d's configuration says who does."""
+CONFIGURED: Final = frozenset({NODES, "kube-apiserver", "unmanaged"})
+"""All that the configuration can tell."""
 
-_NOT_ENFORCED: Final = "is not enforced by this version of l7d"
-_HINT: Final = "rules check, explain and test understand it; l7d loads no policy that it would enforce by halves"
+_NEGATIVE: Final = frozenset({Operator.NOT_IN, Operator.DOES_NOT_EXIST})
 
 
-def unsupported(policies: Iterable[Policy]) -> tuple[PolicyError, ...]:
-    """Everything that would not be enforced as written, at the place of its rule."""
+def unsupported(policies: Iterable[Policy], told: Collection[str] = ()) -> tuple[PolicyError, ...]:
+    """Everything that would not be enforced as written, at the place of its rule.
+
+    `told`: which of `CONFIGURED` the configuration says something about, be it that there is none.
+    """
     found: list[PolicyError] = []
     for policy in policies:
-        here = Origin(policy.name, policy.part, policy.file, policy.line, policy.column)
-        found.extend(_error(here, what) for what in _of_subject(policy))
         for rule in policy.rules:
-            found.extend(_error(rule.origin, what) for what in _of_rule(rule))
             if policy.subject_kind == SubjectKind.NODE and rule.inspects:
-                found.append(_error(rule.origin, "a rule for requests, names or server names of the node itself"))
+                what = "a rule for requests, names or server names of the node itself"
+                found.append(_error(rule.origin, f"{what} is not enforced", "l7d looks into what workloads send only"))
+            for what, name in _unknown(rule, told):
+                found.append(
+                    _error(
+                        rule.origin,
+                        f"l7d is not told who {what} is, and would let through what this rule forbids",
+                        f"say it in the configuration of l7d, key {TOLD[name]}: addresses, or [] if there are none",
+                    )
+                )
     return tuple(sorted(set(found)))
 
 
-def _error(origin: Origin, what: str) -> PolicyError:
-    return PolicyError(origin.file, origin.line, origin.column, f"{str(origin).strip()}: {what} {_NOT_ENFORCED}", _HINT)
+def _error(origin: Origin, message: str, hint: str) -> PolicyError:
+    return PolicyError(origin.file, origin.line, origin.column, f"{str(origin).strip()}: {message}", hint)
 
 
-def _of_subject(policy: Policy) -> Iterator[str]:
-    yield from _reserved(policy.subject)
-
-
-def _of_rule(rule: Rule) -> Iterator[str]:
+def _unknown(rule: Rule, told: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Whom a rule is about, in words, and which of `TOLD` would say who that is."""
     for peer in rule.peers or ():
-        yield from _of_peer(peer)
+        for what, name, negative in _of_peer(peer):
+            known = (NODES if name == "remote-node" else name) in told
+            if not known and (negative or rule.action != Action.ALLOW):
+                yield what, name
 
 
-def _of_peer(peer: Peer) -> Iterator[str]:
+def _of_peer(peer: Peer) -> Iterator[tuple[str, str, bool]]:
     match peer:
-        case EntityPeer() if peer.entity in UNKNOWN_RESERVED:
-            yield f"the entity {peer.entity}"
-        case LabelPeer():
-            yield from _reserved(peer.requirements)
+        case EntityPeer() if peer.entity in TOLD:
+            yield f"the entity {peer.entity}", peer.entity, False
         case NodePeer():
-            yield "a selector of nodes"
-
-
-def _reserved(requirements: Iterable[Requirement]) -> Iterator[str]:
-    for requirement in requirements:
-        source, _, name = requirement.key.partition(":")
-        if source == "reserved" and name in UNKNOWN_RESERVED:
-            yield f"the label {requirement.key}"
+            yield "another node", "remote-node", False
+        case LabelPeer():
+            for requirement in peer.requirements:
+                source, _, name = requirement.key.partition(":")
+                if source == "reserved" and name in TOLD:
+                    yield f"{requirement.key}", name, requirement.operator in _NEGATIVE

@@ -24,6 +24,7 @@ from l7policy.model import Action, Origin, Peer, Requirement, Rule
 from l7policy.objects import Objects
 from l7policy.policydoc import Policy, SubjectKind
 from l7policy.reader import Fields, Reader, fields
+from l7policy.selectors import INIT_LABEL
 from l7policy.verdict import Direction
 from l7policy.yamltree import Node
 
@@ -193,8 +194,8 @@ class _Spec:
                     f"the policy is in namespace {namespace} and can select endpoints of that namespace only",
                     f"put the policy into the other namespace, or use {CCNP}",
                 )
-        if not namespace:
-            return conditions
+        if not namespace or any(condition.key == INIT_LABEL for condition in conditions):
+            return conditions  # a workload without labels is in no namespace yet
         others = tuple(condition for condition in conditions if not is_namespace_key(condition.key))
         return (*others, in_namespace(namespace))
 

@@ -75,7 +75,9 @@ class _Draft:
 class Loader:
     """Reads the same files again and again. Remembers no more than the last reading that was good."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: frozenset[str] = frozenset()) -> None:
+        """`told`: see `capability.unsupported`."""
+        self._told = told
         self._readings: dict[_Place, _Reading] = {}
         self._files: dict[tuple[str, bytes], tuple[_Place, ...]] = {}
         """The parts of whole files that refer to nothing: such a file, if it is the same, need not be taken apart."""
@@ -103,7 +105,7 @@ class Loader:
         for draft in drafts:
             if draft.reading.refers and (draft.waiting is not None or known != self._objects):
                 policies = _settled(reader, draft, known)
-                unsupported = capability.unsupported(policies)
+                unsupported = capability.unsupported(policies, self._told)
                 draft.reading = replace(draft.reading, policies=policies, unsupported=unsupported)
         _check_unique(reader, drafts)
         if reader.errors:
@@ -153,7 +155,7 @@ class Loader:
     def _draft(self, reader: Reader, path: str, part: Part) -> _Draft:
         place = _Place(path, part.line, _digest(part.text))
         known = self._readings.get(place)
-        return _read(reader, place, part.text) if known is None else _Draft(place, known, part.text)
+        return _read(reader, place, part.text, self._told) if known is None else _Draft(place, known, part.text)
 
 
 def load(sources: Sequence[Source], cluster: Sequence[Source] = ()) -> tuple[Policy, ...]:
@@ -170,7 +172,7 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _read(reader: Reader, place: _Place, text: str) -> _Draft:
+def _read(reader: Reader, place: _Place, text: str, told: frozenset[str]) -> _Draft:
     nodes = yamltree.parse(place.path, text, place.line)
     documents = tuple(document for node in nodes for document in envelope.documents(reader, node))
     heads = tuple(_Head(one.kind, one.title, one.node.line, one.node.column) for one in documents if one.name)
@@ -182,7 +184,7 @@ def _read(reader: Reader, place: _Place, text: str) -> _Draft:
     except Unsettled:
         return _Draft(place, _Reading(heads, found, (), size, True), text, documents)
     reader.errors.extend(inside.errors)
-    unsupported = capability.unsupported(policies)
+    unsupported = capability.unsupported(policies, told)
     return _Draft(place, _Reading(heads, found, policies, size, False, unsupported), text)
 
 

@@ -38,7 +38,7 @@ KINDS: Final = {
     "selects-nothing": Kind(Severity.WARNING, "A selector that matches nothing in the cluster"),
     "shadowed-rule": Kind(Severity.WARNING, "A rule that can never decide anything, because of another one"),
     "misplaced-headers": Kind(Severity.WARNING, "A headers key outside of the http rule it belongs to"),
-    "not-enforced": Kind(Severity.WARNING, "Something that this version of l7d would refuse to load"),
+    "not-enforced": Kind(Severity.WARNING, "Something that l7d would refuse to load"),
     "empty-pattern": Kind(Severity.WARNING, "A matchName or matchPattern without text"),
 }
 """By identifier."""

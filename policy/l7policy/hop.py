@@ -20,7 +20,7 @@ from l7policy.pinning import agrees, pins
 from l7policy.policydoc import Policy
 from l7policy.question import Question, Side
 from l7policy.resolve import Mode, cidrs, endpoint_policy, selectors
-from l7policy.selectors import HOST_LABEL, is_workload
+from l7policy.selectors import has_policy
 from l7policy.sni import server_names
 from l7policy.verdict import Direction, Protocol, ProxyKind, Reason
 
@@ -90,7 +90,7 @@ def hops(policies: Sequence[Policy], question: Question, setting: Setting = DEFA
         (Direction.INGRESS, question.destination, question.source),
     ):
         own = end.identity(known, names)
-        if is_workload(own) or HOST_LABEL in own:
+        if has_policy(own):
             counting = tuple(name for name in other.names if setting.heeds(own, other.prefix, name))
             remote = replace(other, names=counting).identity(known, names)
             found.append(Hop(direction, _policy(policies, end, own, setting), remote, setting))

@@ -35,7 +35,7 @@ HOST_ENDPOINT: Final = EndpointId(0xFFFF)
 """The node itself, which is an endpoint while some policy selects nodes."""
 
 FIRST_CLUSTER_IDENTITY: Final = 256
-"""Label sets of workloads are numbered from here to 65535."""
+"""Label sets of workloads, and of other nodes, are numbered from here to 65535."""
 
 FIRST_LOCAL_IDENTITY: Final = 1 << 24
 """CIDR identities of this node are numbered from here; the agent allocates them."""

@@ -20,6 +20,7 @@ from typing import Final
 import re2
 
 from l7policy.model import Labels
+from l7policy.selectors import is_node
 
 DEFAULT_RULES: Final = (
     r"reserved:.*",
@@ -93,7 +94,9 @@ def check(rules: Iterable[str]) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def identity_labels(labels: Labels, rules: tuple[str, ...] = ()) -> Labels:
-    """Those of a workload's `labels` that count for its identity under `rules` beside Cilium's own."""
+    """Those of a workload's `labels` that count for its identity under `rules` beside Cilium's own. A node's all do."""
+    if is_node(labels):
+        return labels
     return frozenset(label for label in labels if _counts(label.partition("=")[0], rules))
 
 

@@ -5,7 +5,7 @@ The entry to `l7policy.textlint` and `l7policy.rulelint`. May not judge, refuse 
 YAML has no warnings: `l7policy.documents` has its errors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from l7policy import rulelint, textlint, yamltree
 from l7policy.cluster import Cluster
@@ -14,9 +14,17 @@ from l7policy.findings import Finding
 from l7policy.policydoc import Policy, Source
 
 
-def lint(sources: Sequence[Source], policies: Sequence[Policy], cluster: Cluster | None = None) -> tuple[Finding, ...]:
-    """All warnings, in the order of files, lines and columns. `policies` are empty if the sources are invalid."""
-    found: set[Finding] = set(rulelint.warnings(policies, cluster))
+def lint(
+    sources: Sequence[Source],
+    policies: Sequence[Policy],
+    cluster: Cluster | None = None,
+    told: Collection[str] = (),
+) -> tuple[Finding, ...]:
+    """All warnings, in the order of files, lines and columns. `policies` are empty if the sources are invalid.
+
+    `told`: what l7d's configuration tells (`capability.unsupported`).
+    """
+    found: set[Finding] = set(rulelint.warnings(policies, cluster, told))
     for source in sources:
         try:
             documents = yamltree.parse(source.path, source.text)

@@ -18,7 +18,7 @@ from l7policy.cluster import CLUSTER, Cluster, namespace_labels
 from l7policy.errors import did_you_mean
 from l7policy.labels import LabelError
 from l7policy.model import FqdnPeer, Labels, NamedPort
-from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, WORLD_LABEL
+from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, HOST_LABEL, WORLD_LABEL
 from l7policy.verdict import Protocol
 
 _RESERVED: Final = frozenset(
@@ -48,7 +48,7 @@ class Side:
     """As it was written."""
     labels: Labels = frozenset()
     prefix: str = ""
-    """Addresses outside the cluster."""
+    """Addresses outside the cluster. `labels` are then what is known of them besides: that the API server is there."""
     names: tuple[str, ...] = ()
     """Names that the address was learnt under."""
     ports: tuple[NamedPort, ...] = ()
@@ -57,12 +57,12 @@ class Side:
 
     def identity(self, cidrs: Collection[str], selectors: Sequence[FqdnPeer]) -> Labels:
         """All labels, under policies that name these CIDRs and selectors."""
-        if self.labels:
+        if self.labels and not self.prefix:
             return self.labels
         # Some address of which no more is known is IPv4, and in no prefix but the one around everything.
         inside = resolve.cidr_labels(self.prefix or EVERY_IPV4, cidrs)
         learnt = {peer.label for name in self.names for peer in names.matching(tuple(selectors), name)}
-        return inside | learnt
+        return inside | learnt | self.labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def side(text: str, cluster: Cluster) -> Side:
         except ValueError as error:
             raise QuestionError(str(error)) from error
     if text.startswith(f"{labels.RESERVED}:"):
-        return _reserved(text)
+        return _reserved(text, cluster)
     if (prefix := _prefix(text)) is not None:
         return _outside(text, prefix, cluster)
     if (found := cluster.endpoints.get(text) or cluster.endpoints.get(f"default/{text}")) is not None:
@@ -139,7 +139,7 @@ def side(text: str, cluster: Cluster) -> Side:
     raise QuestionError(f"{text[:80]!r} is neither labels, an address, fqdn:NAME, reserved:NAME nor a workload; {hint}")
 
 
-def _reserved(text: str) -> Side:
+def _reserved(text: str, cluster: Cluster) -> Side:
     name = text.partition(":")[2]
     if name in _WORLD_FAMILY:
         return Side(text, prefix=_WORLD_FAMILY[name])
@@ -149,8 +149,10 @@ def _reserved(text: str) -> Side:
         raise QuestionError(
             f"{text[:80]!r} is no identity; {did_you_mean(name, _RESERVED | _WORLD_FAMILY.keys())}".rstrip("; ")
         )
-    found = {text} | ({WORLD_LABEL} if name == "kube-apiserver" else set())
-    return Side(text, labels=frozenset(found))
+    found = frozenset({text} | ({WORLD_LABEL} if name == "kube-apiserver" else set()))
+    if text == HOST_LABEL and len(own := [one.labels for one in cluster.endpoints.values() if text in one.labels]) == 1:
+        found = own[0]  # the one node that is known, with its labels
+    return Side(text, labels=found)
 
 
 def _prefix(text: str) -> str | None:
@@ -167,6 +169,8 @@ def _outside(text: str, prefix: str, cluster: Cluster) -> Side:
         return Side(text, prefix=prefix)
     address = str(network.network_address)
     if (found := cluster.at(address)) is not None:
+        if WORLD_LABEL in found.labels:
+            return Side(text, labels=found.labels, prefix=prefix)
         return Side(text, labels=found.labels, ports=found.ports, audit=found.audit)
     if (service := cluster.service_at(address)) is not None:
         behind = ", ".join(service.backends) or "nobody in the cluster"

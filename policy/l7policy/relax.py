@@ -41,6 +41,8 @@ _ELEMENT: Final = 3
 _NAME: Final = 1
 
 _GIVEN: Final = frozenset({labels.NAMESPACE, CLUSTER, SERVICE_ACCOUNT})
+_NARROWEST: Final = ("kube-apiserver", "health", "ingress", "init", "unmanaged", "remote-node", "host")
+"""Entities by reserved labels, so that of two that a node may carry the narrower is named."""
 _KUBERNETES: Final = "networkpolicy:"
 
 
@@ -111,11 +113,13 @@ def element(
     if side.names and not side.prefix and egress:
         peer = FqdnPeer(match_name=side.names[0])
         return peer, f"toFQDNs matchName: {side.names[0].rstrip('.')}", frozenset({peer.label})
-    if side.prefix and not side.text.startswith("reserved:"):
+    if side.prefix and not side.labels and not side.text.startswith("reserved:"):
         return CidrPeer(side.prefix), f"{verb}CIDR {side.prefix}", frozenset({f"cidr:{side.prefix}"})
-    entity = side.text.partition(":")[2]
     if WORLD_LABEL in remote and side.prefix == EVERY_IPV4:
         entity = "world"
+    else:
+        named = (name for name in _NARROWEST if f"{labels.RESERVED}:{name}" in remote)
+        entity = next(named, side.text.partition(":")[2])
     return EntityPeer(entity), f"{verb}Entities {entity}", frozenset()
 
 

@@ -9,6 +9,9 @@ Two rules are added that no document holds, both named ``reserved/…`` in recor
 - ``reserved/allow-localhost`` where ingress of a workload is enforced: the node may reach its workloads (probes, the
   agent), as in Cilium. A deny rule for the entity ``host`` still wins.
 
+A workload without labels (``reserved:init``) is denied by default both ways, also where no policy selects it, as in
+Cilium: nobody knows yet which policies are its own.
+
 Default deny ends the normal tier: where a policy asks for it, rules of the baseline tier have no say.
 
 This module may not allocate identities. Its failure verdict: an endpoint that any policy asks default deny for has it.
@@ -32,7 +35,7 @@ from l7policy.model import (
 )
 from l7policy.namedports import with_numbers
 from l7policy.policydoc import Policy, SubjectKind
-from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, HOST_LABEL, WORLD_LABEL, selects
+from l7policy.selectors import EVERY_IPV4, EVERY_IPV6, HOST_LABEL, INIT_LABEL, WORLD_LABEL, selects
 from l7policy.verdict import Direction
 
 ALLOW_ALL: Final = "reserved/allow-all"
@@ -97,7 +100,7 @@ def combine(
     selecting = sorted(selecting, key=lambda policy: (policy.name, policy.kind, policy.part))
     rules = [rule for policy in selecting for rule in policy.rules]
     node = HOST_LABEL in labels
-    always = mode == Mode.ALWAYS and not node
+    always = (mode == Mode.ALWAYS or INIT_LABEL in labels) and not node
     enforced: dict[Direction, bool] = {}
     for direction in Direction:
         deny_by_default = any(policy.default_deny(direction) for policy in selecting)

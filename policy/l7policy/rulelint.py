@@ -7,7 +7,7 @@ the same endpoints; a warning must be right, a missing one costs nothing.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,14 +41,16 @@ class _Placed:
     rule: Rule
 
 
-def warnings(policies: Sequence[Policy], cluster: Cluster | None = None) -> Iterator[Finding]:
-    """Everything that can be seen in all policies together."""
+def warnings(
+    policies: Sequence[Policy], cluster: Cluster | None = None, told: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Everything that can be seen in all policies together. `told`: see `capability.unsupported`."""
     placed = [_Placed(policy, rule) for policy in policies for rule in policy.rules]
     yield from _voided(placed)
     yield from _shadowed(placed)
     yield from _without_dns(policies)
     yield from _lock_out([policy for policy in policies if policy.subject_kind == SubjectKind.NODE])
-    yield from _not_enforced(policies)
+    yield from _not_enforced(policies, told)
     if cluster is not None and cluster.endpoints:
         yield from _select_nothing(policies, cluster)
 
@@ -247,8 +249,8 @@ def _without_dns(policies: Sequence[Policy]) -> Iterator[Finding]:
             )
 
 
-def _not_enforced(policies: Sequence[Policy]) -> Iterator[Finding]:
-    for error in capability.unsupported(policies):
+def _not_enforced(policies: Sequence[Policy], told: Collection[str]) -> Iterator[Finding]:
+    for error in capability.unsupported(policies, told):
         place = Origin("", "", error.path, error.line, error.column)
         yield finding_at("not-enforced", place, error.message, error.hint)
 

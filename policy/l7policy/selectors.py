@@ -29,7 +29,11 @@ SYNTHETIC_SOURCES: Final = frozenset({"reserved", "cidr", "fqdn"})
 """Sources of labels that this program gives itself; all others describe workloads."""
 
 HOST_LABEL: Final = "reserved:host"
-NODE_LABELS: Final = frozenset({HOST_LABEL, "reserved:remote-node"})
+REMOTE_NODE_LABEL: Final = "reserved:remote-node"
+NODE_LABELS: Final = frozenset({HOST_LABEL, REMOTE_NODE_LABEL})
+INIT_LABEL: Final = "reserved:init"
+"""Of a workload that has no labels of its own yet."""
+KUBE_APISERVER_LABEL: Final = "reserved:kube-apiserver"
 WORLD_LABEL: Final = "reserved:world"
 EVERY_IPV4: Final = "0.0.0.0/0"
 EVERY_IPV6: Final = "::/0"
@@ -99,7 +103,7 @@ def _entity_matches(entity: str, labels: Labels) -> bool:
             return False
         case "cluster":
             # Everything with an identity that is not outside. The API server belongs to it wherever it runs.
-            return bool(labels) and (WORLD_LABEL not in labels or "reserved:kube-apiserver" in labels)
+            return bool(labels) and (WORLD_LABEL not in labels or KUBE_APISERVER_LABEL in labels)
         case "world-ipv4" | "world-ipv6":
             # `resolve.cidrs` gives the family's whole range an identity when a policy names this entity.
             return WORLD_LABEL in labels and _FAMILY_CIDR[entity] in labels
@@ -113,6 +117,11 @@ def _entity_matches(entity: str, labels: Labels) -> bool:
 def is_workload(labels: Labels) -> bool:
     """Whether any label describes a workload. A node may have labels of its own, and is none."""
     return not is_node(labels) and any(label.partition(":")[0] not in SYNTHETIC_SOURCES for label in labels)
+
+
+def has_policy(labels: Labels) -> bool:
+    """Whether policies may select who has these labels: a workload, with or without labels of its own, or this node."""
+    return is_workload(labels) or HOST_LABEL in labels or INIT_LABEL in labels
 
 
 def is_node(labels: Labels) -> bool:

@@ -41,6 +41,8 @@ def read_names(data: bytes) -> None:
     """A pattern and a name, a line each: the matcher says what the documented regular expression says."""
     import re  # noqa: PLC0415
 
+    import re2  # noqa: PLC0415 - `re` takes years for some of these
+
     from l7policy import names, scalars  # noqa: PLC0415
 
     pattern, _, name = data.decode("utf-8", "replace").partition("\n")
@@ -59,13 +61,15 @@ def read_names(data: bytes) -> None:
         rest = text[leading.end() :] if leading else text
         expression = prefix + re.sub(r"\*+", f"{label}*", rest.replace(".", "[.]").replace("-", "[-]"))
     # No name on the wire is longer, so a longer one matches nothing.
-    expected = len(name) <= 255 and re.fullmatch(expression, name) is not None
+    expected = len(name) <= 255 and re2.fullmatch(expression, name) is not None
     assert names.name_set((peer,)).matches(name) == expected, (peer, name)
 
 
 def read_server_names(data: bytes) -> None:
     """A pattern of serverNames and a name, a line each: the matcher says what Cilium's regular expression says."""
     import re  # noqa: PLC0415
+
+    import re2  # noqa: PLC0415 - `re` takes years for some of these
 
     from l7policy import sni  # noqa: PLC0415
 
@@ -80,7 +84,7 @@ def read_server_names(data: bytes) -> None:
     else:
         words = {"**": f"{label}+([.]{label}+)*", "*": f"{label}*", ".": "[.]"}
         expression = "".join(words.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|[.])", pattern))
-    expected = 0 < len(name) <= sni.MAX_PATTERN and name.isascii() and bool(re.fullmatch(expression, name.lower()))
+    expected = 0 < len(name) <= sni.MAX_PATTERN and name.isascii() and bool(re2.fullmatch(expression, name.lower()))
     assert sni.ServerNames([pattern]).matches(name) == expected, (pattern, name)
 
 

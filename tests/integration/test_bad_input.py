@@ -83,7 +83,7 @@ def drop(gate: Gate, count: int) -> None:
         (["--netns", "BATCH", "--label=app=x"], 1, "belongs to endpoint 'batch' already"),
         (["--netns", "OUTSIDE", "--label=app=x"], 1, "ext0 is an uplink of this node"),
         (["--netns", "/run/netns/BATCH", "--name=b2", "--label=app=x"], 1, "belongs to endpoint 'batch' already"),
-        (["--netns", "OUTSIDE"], 1, "at least one label"),
+        (["--netns", "OUTSIDE"], 1, "ext0 is an uplink of this node"),
         (["--netns", "OUTSIDE", "--label==x"], 1, "label"),
         (["--netns", "OUTSIDE", "--name=4", "--label=app=x"], 1, "cannot name an endpoint"),
         ([], 2, "--netns"),

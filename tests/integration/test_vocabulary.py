@@ -36,15 +36,6 @@ spec:
     - action: Deny
       to: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: backend}}}}]
 """
-UNENFORCED = """\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: api-server, namespace: shop}
-spec:
-  endpointSelector: {matchLabels: {app: batch}}
-  egress:
-    - toEntities: [kube-apiserver]
-"""
 
 
 def test_a_type_of_icmp_is_allowed_to_a_group_of_addresses_only(make_gate: Callable[..., Gate]) -> None:
@@ -64,15 +55,6 @@ def test_an_administrators_deny_goes_before_what_the_namespace_allows(make_gate:
     assert not traffic.connect(batch, backend, 8080).open
     record = gate.wait_audit(lambda one: one["reason"] == "POLICY_DENY", "the administrator's deny")
     assert "freeze" in record["rule"]
-
-
-def test_what_is_understood_but_not_enforced_yet_is_refused_with_its_place(make_gate: Callable[..., Gate]) -> None:
-    gate = make_gate({"batch.yaml": BATCH})
-    gate.write("unenforced.yaml", UNENFORCED)
-    refused = gate.ctl("rules", "reload")
-    assert refused.code == 1
-    assert "unenforced.yaml:7:" in refused.err
-    assert "not enforced" in refused.err
 
 
 def test_always_enforces_policy_on_workloads_that_no_policy_selects(make_gate: Callable[..., Gate]) -> None:

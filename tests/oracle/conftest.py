@@ -29,16 +29,20 @@ def secret_of(secret: Secret) -> str | None:
 
 def labels_of(party: Party, policies: tuple[Policy, ...]) -> Labels:
     """What the agent and the DNS process give it."""
+    apiserver = {"reserved:kube-apiserver"} if party.apiserver else set()
     if party.kind == "outside":
         parsed = ipaddress.ip_address(party.address)
         known = resolve.cidrs(policies)
         around = [cidr for cidr in known if parsed in ipaddress.ip_network(cidr)]
         longest = max(around, key=lambda cidr: int(cidr.partition("/")[2]), default=None)
         labels = resolve.cidr_labels(longest, known) if longest else frozenset({"reserved:world"})
+        labels |= apiserver
         selecting = resolve.selectors(policies)
         return labels | {peer.label for name in party.names for peer in names.matching(selecting, name)}
-    if party.node:
-        return frozenset({f"reserved:{party.kind}", *(f"k8s:{key}={value}" for key, value in party.labels.items())})
+    if party.kind != "pod":
+        return frozenset(
+            {f"reserved:{party.kind}", *apiserver, *(f"k8s:{key}={value}" for key, value in party.labels.items())}
+        )
     of_namespace = {f"io.cilium.k8s.namespace.labels.{key}": value for key, value in party.namespace_labels.items()}
     everything = {**party.labels, **of_namespace, "io.kubernetes.pod.namespace": party.namespace}
     return workload_labels(f"{key}={value}" for key, value in everything.items())

@@ -15,7 +15,15 @@ PEERS = (
             "k8s:io.cilium.k8s.namespace.labels.team": ["red", "blue"],
         }
     )
-    | st.sampled_from([{"matchLabels": {"reserved:host": ""}}, {"matchLabels": {"reserved:world": ""}}])
+    | st.sampled_from(
+        [
+            {"matchLabels": {"reserved:host": ""}},
+            {"matchLabels": {"reserved:world": ""}},
+            {"matchLabels": {"reserved:init": ""}},
+            {"matchExpressions": [{"key": "reserved:kube-apiserver", "operator": "Exists"}]},
+            {"matchExpressions": [{"key": "reserved:remote-node", "operator": "DoesNotExist"}]},
+        ]
+    )
 )
 BLOCKS = blocks() | st.sampled_from(
     [
@@ -32,6 +40,12 @@ SERVICES = st.sampled_from(
         {"k8sService": {"serviceName": "billing", "namespace": "bank"}},
         {"k8sServiceSelector": {"selector": {"matchLabels": {"tier": "front"}}}},
         {"k8sServiceSelector": {"selector": {"matchLabels": {"tier": "back"}}, "namespace": "bank"}},
+    ]
+)
+UNLABELLED = st.sampled_from(
+    [
+        {"matchLabels": {"reserved:init": ""}},
+        {"matchExpressions": [{"key": "reserved:init", "operator": "DoesNotExist"}]},
     ]
 )
 MESSAGES = st.sampled_from(
@@ -121,6 +135,7 @@ def rules(draw: st.DrawFn, direction: str, *, deny: bool, host: bool) -> Documen
             rule[f"{side}Endpoints"] = draw(st.lists(PEERS, max_size=2))
         case "Entities":
             entities = ["all", "world", "none", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node"]
+            entities += ["health", "ingress", "init", "kube-apiserver", "unmanaged"]
             rule[f"{side}Entities"] = draw(subsets(entities))
         case "CIDR":
             rule[f"{side}CIDR"] = draw(subsets(PREFIXES))
@@ -144,7 +159,9 @@ def rules(draw: st.DrawFn, direction: str, *, deny: bool, host: bool) -> Documen
 @st.composite
 def specs(draw: st.DrawFn, *, clusterwide: bool) -> Document:
     host = clusterwide and draw(st.booleans())
-    spec: Document = {"nodeSelector": draw(NODES)} if host else {"endpointSelector": draw(st.just({}) | CILIUM)}
+    spec: Document = (
+        {"nodeSelector": draw(NODES)} if host else {"endpointSelector": draw(st.just({}) | CILIUM | UNLABELLED)}
+    )
     for section in draw(
         subsets(["ingress", "ingress", "egress", "egress", "ingressDeny", "egressDeny"], low=1, high=3)
     ):

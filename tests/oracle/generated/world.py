@@ -18,13 +18,15 @@ PODS = [
 OUTSIDE = [
     Party("outside", address="192.0.2.1"),
     Party("outside", address="192.0.2.130", names=("www.example.com",)),
-    Party("outside", address="198.51.100.7", names=("api.example.com", "www.example.net")),
+    Party("outside", address="198.51.100.7", names=("api.example.com", "www.example.net"), apiserver=True),
     Party("outside", address="203.0.113.9", names=("a.b.example.com",)),
     Party("outside", address="2001:db8::5"),
     Party("outside", address="2001:db8:1::5", names=("example.com",)),
 ]
 HOST = Party("host", {"zone": "a"})
-REMOTE_NODE = Party("remote-node", {"zone": "b", "disk": "ssd"})
+REMOTE_NODE = Party("remote-node", {"zone": "b", "disk": "ssd"}, apiserver=True)
+UNLABELLED = Party("init")
+OTHERS = [REMOTE_NODE, Party("unmanaged")]
 PREFIXES = ["192.0.2.0/24", "192.0.2.0/25", "192.0.2.1/32", "198.51.100.0/24", "0.0.0.0/0", "::/0", "2001:db8::/32"]
 INSIDE = {"192.0.2.0/24": ["192.0.2.0/25", "192.0.2.1/32", "192.0.2.128/25"], "2001:db8::/32": ["2001:db8:1::/48"]}
 NAMES: list[Document] = [
@@ -131,11 +133,11 @@ def parties(audited: int) -> list[Party]:
         )
         for n, pod in enumerate(PODS)
     ]
-    return [*pods, HOST, *OUTSIDE, REMOTE_NODE]
+    return [*pods, HOST, UNLABELLED, *OUTSIDE, *OTHERS]
 
 
-ENDPOINTS = len(PODS) + 1
-EVERYBODY = ENDPOINTS + len(OUTSIDE) + 1
+ENDPOINTS = len(PODS) + 2
+EVERYBODY = ENDPOINTS + len(OUTSIDE) + len(OTHERS)
 
 
 def flows(seed: int) -> list[Flow]:

@@ -97,9 +97,9 @@ class Oracle:
             statements.extend(found)
         if default_deny:
             statements = [one for one in statements if one.tier != BASELINE]
-        elif own.kind == "host" or self.mode == "default":
+        elif own.kind == "host" or (own.kind == "pod" and self.mode == "default"):
             statements.append(Statement(LEFT, (0, 0), "allow", None, features=frozenset({"nobody denies by default"})))
-        if direction == "ingress" and own.kind == "pod" and peer.kind == "host":
+        if direction == "ingress" and own.kind != "host" and peer.kind == "host":
             statements.append(Statement(NORMAL, (0, 0), "allow", None, features=frozenset({"the node itself"})))
         return _decided(statements, own)
 
@@ -113,13 +113,20 @@ class Oracle:
     def _selects(self, kind: str, namespace: str, spec: Document, own: Party) -> bool:
         if "nodeSelector" in spec:
             return own.kind == "host" and selecting.selected(spec["nodeSelector"], own.node_key)
+        if own.kind == "init":  # in no namespace yet, so no policy of one selects it that does not say so
+            of_cilium, keys = "endpointSelector" in spec, selecting.keys_of(spec.get("endpointSelector", {}))
+            return (of_cilium and (not namespace or "reserved:init" in keys)) and selecting.selected(
+                spec["endpointSelector"], own.key
+            )
         if own.kind != "pod":
             return False
         if kind == "NetworkPolicy":
             return selecting.pods(None, spec["podSelector"], namespace, own)
         if "subject" in spec:
             return _who(spec["subject"], own)
-        return namespace in ("", own.namespace) and selecting.selected(spec["endpointSelector"], own.key)
+        keys = selecting.keys_of(spec["endpointSelector"])
+        in_namespace = namespace in ("", own.namespace) or "reserved:init" in keys
+        return in_namespace and selecting.selected(spec["endpointSelector"], own.key)
 
 
 def _decided(statements: list[Statement], own: Party) -> Answer:

@@ -9,7 +9,8 @@ TEAM_PREFIX = "io.cilium.k8s.namespace.labels."
 
 @dataclass(frozen=True)
 class Party:
-    """A pod, this node (``host``), another node (``remote-node``), or an address ``outside``."""
+    """A pod, this node (``host``), another node (``remote-node``), an address ``outside``, a workload without labels
+    (``init``), or something else that is known by a reserved label alone (``unmanaged``)."""
 
     kind: str
     labels: dict[str, str] = field(default_factory=dict)
@@ -22,6 +23,8 @@ class Party:
     ports: tuple[tuple[str, str, int], ...] = ()
     """Names that a pod gives its ports: name, protocol, number."""
     audit: bool = False
+    apiserver: bool = False
+    """Whether Kubernetes' API server is there."""
 
     @property
     def node(self) -> bool:
@@ -34,7 +37,7 @@ class Party:
             source, rest = "any", key
         if source == "reserved":
             kind = "world" if self.kind == "outside" else self.kind
-            return "" if rest == kind else None
+            return "" if rest == kind or (rest == "kube-apiserver" and self.apiserver) else None
         if self.kind != "pod" or source not in ("any", "k8s"):
             return None
         if rest == NAMESPACE:

@@ -65,7 +65,9 @@ def entity(name: str, party: Party) -> bool:
         "world": outside,
         "world-ipv4": outside and "." in party.address,
         "world-ipv6": outside and ":" in party.address,
-        "cluster": not outside,
+        "cluster": not outside or party.apiserver,
+        "kube-apiserver": party.apiserver,
+        **{kind: party.kind == kind for kind in ("health", "ingress", "init", "unmanaged")},
         "host": party.kind == "host",
         "remote-node": party.kind == "remote-node",
     }[name]

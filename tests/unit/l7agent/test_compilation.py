@@ -10,6 +10,7 @@ from l7agent import endpoints as declarations
 from l7agent.compilation import Compiled, Compiler, host_prefix
 from l7agent.endpoints import Endpoint, Endpoints
 from l7agent.identities import Identities
+from l7agent.surroundings import Entities, OtherNode, gather
 from l7agent.workload import Attachment
 from l7policy import documents, ids
 from l7policy.ids import EndpointId
@@ -170,3 +171,40 @@ def test_labels_that_do_not_count_are_in_no_identity(table: Endpoints, identitie
     assert found.identities[found.endpoint_identities[one.id]] == {"k8s:app=web", "k8s:team=a", namespace}
     found = Compiler(identities, label_rules=("k8s:app",)).compile((), table, ())
     assert found.identities[found.endpoint_identities[one.id]] == {"k8s:app=web", namespace}
+
+
+def test_who_the_configuration_names_has_an_identity_and_the_networks_around_it_only_if_outside(
+    table: Endpoints, identities: Identities
+) -> None:
+    around = gather(
+        {"role": "gateway"},
+        [
+            OtherNode("db", ["198.51.100.70"], {"role": "db"}),
+            OtherNode("plain", ["198.51.100.71"]),
+            OtherNode("control", ["198.51.100.72"]),
+        ],
+        Entities(ingress=["198.51.100.73"], kube_apiserver=["198.51.100.72", "198.51.100.74", "192.0.2.1"]),
+    )
+    compiler = Compiler(identities, surroundings=around)
+    web = add(table, "one", "web", "198.51.100.73")
+    result = compiler.compile(documents.load([Source("web.yaml", POLICY)]), table, ("192.0.2.1",))
+    database = result.prefixes["198.51.100.70/32"]
+    assert ids.FIRST_CLUSTER_IDENTITY <= database < 1 << 16
+    assert result.identities[database] == {"reserved:remote-node", "k8s:role=db"}
+    assert result.prefixes["198.51.100.71/32"] == ids.REMOTE_NODE
+    assert result.prefixes["198.51.100.72/32"] == ids.KUBE_APISERVER
+    assert result.prefixes["198.51.100.73/32"] == result.endpoint_identities[web.id]
+    assert result.identities[result.prefixes["198.51.100.74/32"]] == {
+        "reserved:kube-apiserver",
+        "reserved:world",
+        *("cidr:198.51.100.0/24", "cidr:198.51.100.64/26", "cidr:198.51.100.74/32"),
+    }
+    assert result.identities[ids.HOST] == {"reserved:host", "reserved:kube-apiserver", "k8s:role=gateway"}
+
+
+def test_a_workload_without_labels_is_init_and_denied_by_default(table: Endpoints, identities: Identities) -> None:
+    bare = table.add(declarations.declare("bare", []))
+    result = compiled(table, identities)
+    assert result.endpoint_identities[bare.id] == ids.INIT
+    policy = result.endpoint_policies[bare.id]
+    assert (policy.enforce_egress, policy.enforce_ingress, policy.selected_by) == (True, True, ())

@@ -27,7 +27,6 @@ def test_labels_become_canonical_and_the_namespace_names_the_endpoint() -> None:
         ("", ["app=web"], "", "either a network namespace"),
         ("a/b", ["app=web"], "", "neither the name"),
         ("a\0b", ["app=web"], "", "neither the name"),
-        ("web", [], "", "at least one label"),
         ("web", ["=x"], "", "label"),
         ("web", ["app=web"], "42", "cannot name"),
         ("web", ["app=web"], "a b", "cannot name"),

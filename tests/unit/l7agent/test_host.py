@@ -17,7 +17,7 @@ def test_it_is_an_endpoint_while_a_policy_is_about_nodes(subject: str, selected:
 
 def test_it_has_its_labels_and_those_addresses_that_are_its_alone() -> None:
     addresses = ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1", "fe80::1", "127.0.0.0/8", "192.0.2.255/32"]
-    made = host.endpoint({"role": "gateway"}, None, addresses)
+    made = host.endpoint(frozenset({"reserved:host", "k8s:role=gateway"}), None, addresses)
     assert (made.id, made.declared.name, made.state) == (HOST_ENDPOINT, "host", "ready")
     assert made.labels == {"reserved:host", "k8s:role=gateway"}
     assert made.attachment is not None

@@ -32,6 +32,10 @@ STATUS = {
     "pin_names": False,
     "ambiguous_paths": "reject",
     "secrets": "/etc/l7/secrets.d",
+    "peers": [
+        {"name": "node/node-1", "labels": ["k8s:role=gateway", "reserved:host"], "addresses": ["192.0.2.201"]},
+        {"name": "node/node-2", "labels": ["k8s:role=db", "reserved:remote-node"], "addresses": ["192.0.2.202"]},
+    ],
     "audited_endpoints": [],
     "audited": {"packets": 0, "bytes": 0},
     "node": {"hostname": "node-1", "kernel": "6.1.0"},

@@ -195,6 +195,28 @@ def test_labels_that_do_not_count_select_nothing_and_are_told(l7ctl: Run, agent:
     assert (result.exit_code, result.stderr) == (0, "l7ctl: app=web: no policy sees k8s:app=web\n")
 
 
+@pytest.mark.parametrize(
+    ("to", "allowed", "nearest"),
+    [
+        ("192.0.2.201", True, ""),
+        ("reserved:host", True, ""),
+        ("192.0.2.202", False, "toEntities remote-node"),
+        ("node/node-2", False, "toEntities remote-node"),
+    ],
+)
+def test_nodes_are_known_by_the_labels_that_the_daemon_knows(
+    l7ctl: Run, agent: Any, to: str, allowed: bool, nearest: str
+) -> None:
+    text = (
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: web}\nspec:\n"
+        "  endpointSelector: {matchLabels: {app: web}}\n  egress: [{toNodes: [{matchLabels: {role: gateway}}]}]\n"
+    )
+    agent.answers["GET /v1/rules/sources"] = {"sources": [{"path": "p.yaml", "text": text}]}
+    result = l7ctl("rules", "explain", "--from", "app=web", "--to", to, "--port", "81")
+    assert result.exit_code == (0 if allowed else 1), result.output
+    assert nearest in result.stdout
+
+
 def test_a_namespace_that_was_forgotten_is_told(run: Run, files: tuple[str, str]) -> None:
     question = ("rules", "explain", "-f", files[0], "--to", "192.0.2.9", "--port", "80", "--from")
     result = run(*question, "app=web")

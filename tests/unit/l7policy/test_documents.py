@@ -123,9 +123,9 @@ def test_the_examples_are_good_and_say_what_they_are_for() -> None:
 
 
 def test_who_enforces_refuses_what_would_be_enforced_by_halves() -> None:
-    sources = [Source("f", cnp("a", spec="{endpointSelector: {}, egress: [{toNodes: [{}]}]}"))]
+    sources = [Source("f", cnp("a", spec="{endpointSelector: {}, egressDeny: [{toNodes: [{}]}]}"))]
     assert load(sources)
-    with pytest.raises(PolicyErrors, match=r"f:4:39: shop/a egress\[0\]: a selector of nodes is not enforced"):
+    with pytest.raises(PolicyErrors, match=r"f:4:\d+: shop/a egressDeny\[0\]: l7d is not told who another node is"):
         load_enforced(sources)
     assert load_enforced([Source("f", cnp("a"))]) == load([Source("f", cnp("a"))])
 

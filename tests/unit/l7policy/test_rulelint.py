@@ -105,7 +105,9 @@ def test_selectors_that_match_no_pod_are_told_when_the_pods_are_known() -> None:
 
 
 def test_what_the_daemon_would_refuse_is_told() -> None:
-    assert found(policy("toEntities: [kube-apiserver]")) == [("0.yaml", 7, "not-enforced")]
+    reading = "toEndpoints: [{matchExpressions: [{key: 'reserved:kube-apiserver', operator: DoesNotExist}]}]"
+    assert found(policy(reading)) == [("0.yaml", 7, "not-enforced")]
+    assert found(policy("toEntities: [kube-apiserver]")) == []
 
 
 @pytest.mark.parametrize(
