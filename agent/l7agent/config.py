@@ -138,6 +138,8 @@ class Config(Section, frozen=True):
     secrets: str = "/etc/l7/secrets.d"
     """Contents of the secrets that HTTP rules refer to (`l7agent.secretfiles`)."""
     state: str = "/var/lib/l7"
+    cache: str = "/var/cache/l7"
+    """Compiled programs; they are made again when they are not there."""
     run: str = "/run/l7"
     pins: str = "/sys/fs/bpf/l7"
     uplinks: Literal["auto"] | list[str] = "auto"
@@ -196,7 +198,7 @@ def parse(path: str, text: str) -> Config:
         config = yamltree.to_struct(nodes[0], Config) if nodes else Config()
     except PolicyErrors as error:
         raise ConfigError(str(error)) from error
-    for key in ("policies", "endpoints", "secrets", "state", "run", "pins"):
+    for key in ("policies", "endpoints", "secrets", "state", "cache", "run", "pins"):
         if not getattr(config, key).startswith("/"):
             raise ConfigError(f"{path}: {key}: {getattr(config, key)!r} must be an absolute path")
     for key in ("trusted_resolvers", "special_addresses"):

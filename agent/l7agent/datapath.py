@@ -52,7 +52,7 @@ class Datapath:
         return self._attacher.mode
 
     def load(self) -> None:
-        """Compiles and pins the programs, makes maps that are not there yet. Raises DatapathError."""
+        """Pins the programs, compiled if they were not before, and the maps that are missing. Raises DatapathError."""
         sizes = self._config.maps
         bpffs.ensure(self._pins)
         self.upgraded_from = next(iter(migration.older(self._pins)), None)
@@ -73,6 +73,7 @@ class Datapath:
                 max_event_bytes=sizes.event_bytes,
                 events_per_second=sizes.events_per_second,
             ),
+            cache=Path(self._config.cache),
         )
         for name, (actual, wanted) in loaded.kept_sizes.items():
             _log.warning(

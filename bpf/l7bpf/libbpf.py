@@ -26,7 +26,41 @@ BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
 BPF_SK_LOOKUP = 36
 
+INSTRUCTION_BYTES = 8
+LICENSE = b"Dual BSD/GPL"
+"""Of the programs, as the kernel knows it: some helpers are for GPL programs only."""
+_VERIFIER_LOG_BYTES = 1 << 24
+
 _SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class _MapCreateOpts(ctypes.Structure):
+    _fields_ = (("sz", ctypes.c_size_t), ("btf", ctypes.c_uint32 * 5), ("flags", ctypes.c_uint32))
+
+
+class _ProgramLoadOpts(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_prog_fd", ctypes.c_uint32),
+        ("attach_btf_obj_fd", ctypes.c_uint32),
+        ("fd_array", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
+    )
 
 
 class _LinkCreateOpts(ctypes.Structure):
@@ -110,6 +144,15 @@ class ProgramRun:
     nanoseconds: int
 
 
+class ProgramRefused(OSError):
+    """The kernel does not take a program."""
+
+    def __init__(self, number: int | None, text: str | None, name: str, log: str) -> None:
+        super().__init__(number, text, name)
+        self.log = log
+        """What the verifier said, line by line."""
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(LIBRARY, use_errno=True)
@@ -119,6 +162,20 @@ def _library() -> ctypes.CDLL:
         "bpf_obj_get": (ctypes.c_char_p,),
         "bpf_obj_pin": (number, ctypes.c_char_p),
         "bpf_obj_get_info_by_fd": (number, pointer, ctypes.POINTER(ctypes.c_uint32)),
+        "bpf_map_create": (
+            ctypes.c_uint32,
+            ctypes.c_char_p,
+            *(ctypes.c_uint32,) * 3,
+            ctypes.POINTER(_MapCreateOpts),
+        ),
+        "bpf_prog_load": (
+            ctypes.c_uint32,
+            ctypes.c_char_p,
+            ctypes.c_char_p,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+            ctypes.POINTER(_ProgramLoadOpts),
+        ),
         "bpf_map_lookup_elem": (number, pointer, pointer),
         "bpf_map_update_elem": (number, pointer, pointer, ctypes.c_uint64),
         "bpf_map_delete_elem": (number, pointer),
@@ -171,6 +228,29 @@ def obj_get(path: Path) -> int:
 def obj_pin(fd: int, path: Path) -> None:
     """Gives the object a name that keeps it alive."""
     _checked(_library().bpf_obj_pin(fd, os.fsencode(path)), str(path))
+
+
+def map_create(name: str, info: MapInfo) -> int:
+    """A new map of this shape. The kernel keeps the first 15 characters of its name."""
+    options = _MapCreateOpts(sz=ctypes.sizeof(_MapCreateOpts), flags=info.flags)
+    sizes = (info.key_size, info.value_size, info.max_entries)
+    return _checked(_library().bpf_map_create(info.type, name.encode()[:15], *sizes, ctypes.byref(options)), name)
+
+
+def program_load(name: str, kind: int, attach_type: int, instructions: bytes) -> int:
+    """A new program. Raises `ProgramRefused`."""
+    options = _ProgramLoadOpts(sz=ctypes.sizeof(_ProgramLoadOpts), expected_attach_type=attach_type)
+    what = (kind, name.encode()[:15], LICENSE, instructions, len(instructions) // INSTRUCTION_BYTES)
+    try:
+        return _checked(_library().bpf_prog_load(*what, ctypes.byref(options)), name)
+    except OSError as error:
+        # The verifier is asked for its reasons only now: writing them down takes longer than its work.
+        log = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
+        options.log_level, options.log_size, options.log_buf = 1, len(log), ctypes.addressof(log)
+        fd = _library().bpf_prog_load(*what, ctypes.byref(options))
+        if fd >= 0:
+            return int(fd)
+        raise ProgramRefused(error.errno, error.strerror, name, log.value.decode(errors="replace")) from error
 
 
 def map_info(fd: int) -> MapInfo:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l7bpf import attach, bpffs, libbpf
-from l7bpf.loader import SYSTEM_PYTHON
+from l7bpf.compiler import SYSTEM_PYTHON
 
 OLDEST_KERNEL = (5, 15)
 

@@ -3,7 +3,8 @@
  * What the kernel and user space share: the tables and the layout of their rows.
  *
  * bpf/l7bpf/{layouts,flows}.py have a twin of every struct; tests/bpf/test_layouts.py holds the two equal.
- * The loader defines PINS (a folder on a bpffs, as a string) and the MAX_… sizes.
+ * bpf/l7bpf/loader.py makes the tables as they are declared here, but for those that are CONFIGURED:
+ * bpf/l7bpf/mapspecs.py names what says their size.
  */
 #pragma once
 
@@ -227,61 +228,39 @@ struct event {
 #define POINT_CGROUP_EGRESS  6
 #define POINT_CGROUP_INGRESS 7
 
-BPF_TABLE_PINNED("hash", u32, struct endpoint, endpoints, MAX_ENDPOINTS, PINS "/maps/endpoints");
-BPF_TABLE_PINNED("hash", u32, u32, endpoint_by_ifindex, MAX_ENDPOINTS,
-		 PINS "/maps/endpoint_by_ifindex");
-BPF_TABLE_PINNED("hash", struct address_key, u32, endpoint_by_address, MAX_ENDPOINT_ADDRESSES,
-		 PINS "/maps/endpoint_by_address");
-BPF_TABLE_PINNED("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, MAX_IPCACHE,
-		 PINS "/maps/ipcache", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, MAX_POLICY,
-		 PINS "/maps/policy", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("lru_hash", struct conntrack_key, struct conntrack_entry, conntrack, MAX_CONNTRACK,
-		 PINS "/maps/conntrack");
-BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment_entry, fragments, MAX_FRAGMENTS,
-		 PINS "/maps/fragments");
-/* bcc's macro for it has a key for each attach type, and no pin. All programs of a cgroup share a row. */
+#define CONFIGURED 4096
+
+BPF_TABLE("hash", u32, struct endpoint, endpoints, CONFIGURED);
+BPF_TABLE("hash", u32, u32, endpoint_by_ifindex, CONFIGURED);
+BPF_TABLE("hash", struct address_key, u32, endpoint_by_address, CONFIGURED);
+BPF_F_TABLE("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, CONFIGURED,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct policy_key, struct policy_entry, policy, CONFIGURED,
+	    BPF_F_NO_PREALLOC);
+BPF_TABLE("lru_hash", struct conntrack_key, struct conntrack_entry, conntrack, CONFIGURED);
+BPF_TABLE("lru_hash", struct fragment_key, struct fragment_entry, fragments, CONFIGURED);
+/* bcc's macro for it has a key for each attach type. Here all programs of a cgroup share a row. */
 struct cgroup_endpoints_table_t {
 	u64 key; /* cgroup id */
 	struct cgroup_endpoint leaf;
 	int (*get_local_storage)(u64);
 	u32 max_entries;
 };
-__attribute__((
-	section("maps/cgroup_storage:" PINS
-		"/maps/cgroup_endpoints"))) struct cgroup_endpoints_table_t cgroup_endpoints = {
+__attribute__((section("maps/cgroup_storage"))) struct cgroup_endpoints_table_t cgroup_endpoints = {
 	.max_entries = 0,
 };
 
-BPF_TABLE_PINNED("lru_hash", struct conntrack_key, struct host_flow, host_flows, MAX_HOST_FLOWS,
-		 PINS "/maps/host_flows");
+BPF_TABLE("lru_hash", struct conntrack_key, struct host_flow, host_flows, CONFIGURED);
 /* Interfaces where a packet on its way out can be turned back to a proxy. */
-BPF_TABLE_PINNED("hash", u32, u32, uplinks, 1024, PINS "/maps/uplinks");
+BPF_TABLE("hash", u32, u32, uplinks, 1024);
 
-BPF_TABLE_PINNED("array", u32, struct config, config, 1, PINS "/maps/config", BPF_F_MMAPABLE);
-BPF_TABLE_PINNED("hash", u32, struct fqdn_identity, fqdn_identities, MAX_FQDN_IDENTITIES,
-		 PINS "/maps/fqdn_identities", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("sockhash", struct listener_key, u64, listeners, 256, PINS "/maps/listeners");
-BPF_TABLE_PINNED("percpu_array", u32, struct metric, metrics, 256, PINS "/maps/metrics");
+BPF_F_TABLE("array", u32, struct config, config, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("hash", u32, struct fqdn_identity, fqdn_identities, CONFIGURED, BPF_F_NO_PREALLOC);
+BPF_TABLE("sockhash", struct listener_key, u64, listeners, 256);
+BPF_TABLE("percpu_array", u32, struct metric, metrics, 256);
 
-BPF_TABLE_PINNED("percpu_array", u32, u64, event_budget, 2, PINS "/maps/event_budget");
+BPF_TABLE("percpu_array", u32, u64, event_budget, 2);
 
-/*
- * bcc has no macro for a pinned ring; its size is in bytes, a power of two of pages. What passed has
- * a ring of its own, so that it never takes the room of a drop.
- */
-struct events_table_t {
-	int key;
-	u32 leaf;
-	int (*ringbuf_output)(void *, u64, u64);
-	void *(*ringbuf_reserve)(u64);
-	void (*ringbuf_discard)(void *, u64);
-	void (*ringbuf_submit)(void *, u64);
-	u32 max_entries;
-};
-__attribute__((section("maps/ringbuf:" PINS "/maps/events"))) struct events_table_t events = {
-	.max_entries = MAX_EVENT_BYTES,
-};
-__attribute__((section("maps/ringbuf:" PINS "/maps/passed"))) struct events_table_t passed = {
-	.max_entries = MAX_EVENT_BYTES,
-};
+/* What passed has a ring of its own, so that it never takes the room of a drop. */
+BPF_RINGBUF_OUTPUT(events, CONFIGURED / PAGE_SIZE);
+BPF_RINGBUF_OUTPUT(passed, CONFIGURED / PAGE_SIZE);

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from l7lab.cgroup import Cgroup
 from l7lab.lab import Lab
@@ -78,6 +78,8 @@ class Gate:
     """``l7d`` on the node of a lab."""
 
     agent: Process
+    cache: ClassVar[Path | None] = None
+    """Where the daemons of all labs keep their compiled programs; None: each in its own lab."""
 
     def __init__(self, lab: Lab, policies: Path | None = None, settings: Mapping[str, object] | None = None) -> None:
         self.lab = lab
@@ -93,6 +95,7 @@ class Gate:
             "policies": str(self.policies),
             "endpoints": str(endpoints),
             "state": str(lab.folder / "state"),
+            "cache": str(self.cache or lab.folder / "cache"),
             "run": str(lab.folder / "run"),
             "pins": str(lab.bpffs / "l7"),
             "http_workers": 2,

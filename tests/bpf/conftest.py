@@ -22,6 +22,7 @@ from pyroute2 import IPRoute
 from l7bpf import bpffs, events, libbpf, loader
 from l7bpf.layouts import AUDIT, LAYOUT, U32, Config, Endpoint, Event, IpcacheEntry, PolicyEntry, PolicyKey
 from l7bpf.maps import Maps
+from l7bpf.programs import PROGRAMS
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ class Node:
         self.pins = pins
         self.maps = Maps.open(pins)
         self.reader = events.EventReader(pins)
-        self.programs = {name: libbpf.obj_get(pins / "programs" / name) for name in loader.PROGRAMS}
+        self.programs = {name: libbpf.obj_get(pins / "programs" / name) for name in PROGRAMS}
         self.web_ifindex, self.db_ifindex = namespace(_make_veth)
 
     def close(self) -> None:
@@ -280,15 +281,22 @@ def bpf_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     bpffs.unmount(folder)
 
 
-def _load(pins: Path) -> Path:
-    loader.load(pins, loader.Constants(max_conntrack=4096, max_ipcache=4096, max_policy=4096, max_fqdn_identities=256))
+def _load(pins: Path, cache: Path) -> Path:
+    sizes = loader.Constants(max_conntrack=4096, max_ipcache=4096, max_policy=4096, max_fqdn_identities=256)
+    loader.load(pins, sizes, cache=cache)
     return pins
 
 
 @pytest.fixture(scope="session")
-def pins(bpf_folder: Path) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs, of all processes of this test run."""
+    return tmp_path_factory.getbasetemp().parent / "compiled"
+
+
+@pytest.fixture(scope="session")
+def pins(bpf_folder: Path, cache: Path) -> Path:
     """A loaded datapath, attached nowhere."""
-    return _load(bpf_folder / LAYOUT)
+    return _load(bpf_folder / LAYOUT, cache)
 
 
 @pytest.fixture(scope="session")
@@ -327,9 +335,9 @@ def node(_node: Node) -> Node:
 
 
 @pytest.fixture(scope="session")
-def _live_node(bpf_folder: Path) -> Iterator[Node]:
+def _live_node(bpf_folder: Path, cache: Path) -> Iterator[Node]:
     namespace = Namespace()
-    node = Node(namespace, _load(bpf_folder / "live" / LAYOUT))
+    node = Node(namespace, _load(bpf_folder / "live" / LAYOUT, cache))
     yield node
     node.close()
     namespace.close()

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from l7bpf import libbpf, loader
+from l7bpf import compiler, libbpf
 from l7bpf.flows import ConntrackEntry, ConntrackKey
 from l7bpf.hostflows import CgroupEndpoint, HostFlow, HostSide
 from l7bpf.layouts import (
@@ -139,16 +139,16 @@ ROWS = {
 
 
 @pytest.fixture(scope="session")
-def as_c_sees_them(pins):
+def as_c_sees_them():
     """Each row packed by Python and taken apart by the C struct's own layout."""
-    with loader.compile_job(pins, loader.Constants()) as job:
+    with compiler.job(compiler.translation_unit(compiler.programs_folder()), {"EVENTS_PER_SECOND": 1}) as job:
         tables = "\n".join(f'BPF_TABLE("array", u32, struct {name}, layout_{name}, 1);' for name in ROWS)
         job |= {
             "source": f"{job['source']}\n{tables}\n",
             "rows": {f"layout_{name}": row.pack().hex() for name, (row, _) in ROWS.items()},
         }
         done = subprocess.run(
-            [loader.SYSTEM_PYTHON, "-I", "-c", CHILD],
+            [compiler.SYSTEM_PYTHON, "-I", "-c", CHILD],
             input=json.dumps(job),
             capture_output=True,
             text=True,

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from l7bpf import libbpf, loader, migration
+from l7bpf import compiler, libbpf, loader, migration
 from l7bpf.errors import DatapathError, MapFull
 from l7bpf.flows import ConntrackEntry, ConntrackKey
 from l7bpf.layouts import LAYOUT, U32, Endpoint, FqdnIdentity, IpcacheEntry, IpcacheKey, PolicyEntry, PolicyKey
@@ -37,14 +37,14 @@ def folder(bpf_folder, request):
 def old(folder, tmp_path, monkeypatch):
     """Layout v1, in which the keys of `policy` had no padding, with a row in every table."""
     sources = tmp_path / "programs"
-    shutil.copytree(loader.programs_folder(), sources)
+    shutil.copytree(compiler.programs_folder(), sources)
     text = (sources / "maps.h").read_text()
     head, tail = text.split("struct policy_key {")
     body, rest = tail.split("};", 1)
     assert "u32 pad;" in body
     (sources / "maps.h").write_text(head + "struct policy_key {" + body.replace("u32 pad;", "") + "};" + rest)
     with monkeypatch.context() as patched:
-        patched.setattr(loader, "programs_folder", lambda: sources)
+        patched.setattr(compiler, "programs_folder", lambda: sources)
         patched.setattr(loader, "check_layout", lambda _: None)
         loader.load(folder / "v1", SMALL)
     pins = folder / "v1"

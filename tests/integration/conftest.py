@@ -49,6 +49,12 @@ def gated(policies: dict[str, str] | None = None, settings: dict[str, object] | 
         gate.check_logs()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The folder is that of the whole run, whatever process of it this is."""
+    Gate.cache = tmp_path_factory.getbasetemp().parent / "compiled"
+
+
 @pytest.fixture(scope="session")
 def new_gate() -> Callable[..., AbstractContextManager[Gate]]:
     """`gated`, for fixtures that outlive a test."""

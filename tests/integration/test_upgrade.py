@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from l7bpf import libbpf, loader
+from l7bpf import compiler, libbpf, loader
 from l7bpf.layouts import LAYOUT
 from l7bpf.maps import Maps, raw_rows
 from l7bpf.migration import TABLES
@@ -52,7 +52,7 @@ while True:
 
 def former_sources(folder: Path) -> Path:
     """As layout v1 had them: no padding in the keys of `policy`."""
-    shutil.copytree(loader.programs_folder(), folder)
+    shutil.copytree(compiler.programs_folder(), folder)
     text = (folder / "maps.h").read_text()
     before, after = text.split("struct policy_key {")
     body, rest = after.split("};", 1)
@@ -70,7 +70,7 @@ def set_back(pins: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None
         sizes[macro] = libbpf.map_info(fd).max_entries
         os.close(fd)
     with monkeypatch.context() as patched:
-        patched.setattr(loader, "programs_folder", lambda: sources)
+        patched.setattr(compiler, "programs_folder", lambda: sources)
         patched.setattr(loader, "check_layout", lambda _: None)
         loader.load(old, loader.Constants(**sizes))
     for name in TABLES:

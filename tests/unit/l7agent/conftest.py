@@ -28,7 +28,7 @@ def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("bpffs")
     assert bpffs.ensure(folder) == folder
     try:
-        loader.load(folder / LAYOUT, SIZES)
+        loader.load(folder / LAYOUT, SIZES, cache=tmp_path_factory.getbasetemp().parent / "compiled")
         yield folder / LAYOUT
     finally:
         bpffs.unmount(folder)

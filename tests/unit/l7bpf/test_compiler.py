@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-from l7bpf import loader
+from l7bpf import compiler
+from l7bpf.programs import PROGRAMS
 
 
 def test_headers_are_put_in_place_once_with_their_lines_named(tmp_path):
     (tmp_path / "main.c").write_text('#include <a/system.h>\n#include "one.h"\n#include "two.h"\nint main;\n')
     (tmp_path / "one.h").write_text('#pragma once\n#include "two.h"\nint one;\n')
     (tmp_path / "two.h").write_text("#pragma once\nint two;\n")
-    assert loader.translation_unit(tmp_path, "main.c").splitlines() == [
+    assert compiler.translation_unit(tmp_path, "main.c").splitlines() == [
         '#line 1 "main.c"',
         "#include <a/system.h>",
         '#line 1 "one.h"',
@@ -23,7 +24,7 @@ def test_headers_are_put_in_place_once_with_their_lines_named(tmp_path):
 
 
 def test_the_datapath_needs_no_file_besides_its_own():
-    unit = loader.translation_unit(loader.programs_folder())
+    unit = compiler.translation_unit(compiler.programs_folder())
     assert '#include "' not in unit
-    for name in loader.PROGRAMS:
+    for name in PROGRAMS:
         assert f"int {name}(" in unit
