@@ -9,7 +9,7 @@ import msgspec
 
 from l7agent.surroundings import Entities, OtherNode, Surroundings, gather
 from l7observe.audit import AUDITED_PER_SECOND
-from l7policy import labelfilter, yamltree
+from l7policy import labelfilter, schemapath, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.resolve import Mode
 from l7proxy.redaction import SECRET_HEADERS
@@ -195,7 +195,7 @@ def parse(path: str, text: str) -> Config:
     """The configuration in `text`. Raises ConfigError."""
     try:
         nodes = yamltree.parse(path, text)
-        config = yamltree.to_struct(nodes[0], Config) if nodes else Config()
+        config = schemapath.to_struct(nodes[0], Config) if nodes else Config()
     except PolicyErrors as error:
         raise ConfigError(str(error)) from error
     for key in ("policies", "endpoints", "secrets", "state", "cache", "run", "pins"):

@@ -10,7 +10,7 @@ import msgspec
 
 from l7agent import statefile
 from l7agent.workload import Attachment
-from l7policy import yamltree
+from l7policy import schemapath, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.ids import HOST_ENDPOINT, EndpointId
 from l7policy.labels import LabelError, split, workload_label, workload_labels
@@ -211,9 +211,9 @@ def read_folder(folder: Path) -> tuple[Declared, ...]:
             nodes = yamltree.parse(str(path), path.read_text("utf-8"))
             for node in nodes:
                 entries = (
-                    yamltree.to_struct(node, list[_FileEntry])
+                    schemapath.to_struct(node, list[_FileEntry])
                     if isinstance(node.value, list)
-                    else [yamltree.to_struct(node, _FileEntry)]
+                    else [schemapath.to_struct(node, _FileEntry)]
                 )
                 for entry in entries:
                     labels = entry.labels

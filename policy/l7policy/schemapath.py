@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From msgspec's words about a value to the place in the YAML it came from.
+"""YAML as a value of a msgspec type, and from msgspec's words about a value to the place in the YAML it came from.
 
 msgspec names the offending value by a path (``$.audit.backups``); a `yamltree.Node` knows where each value stood. Used
 for files whose shape is a msgspec type: configuration and endpoints. Policies have a reader of their own.
 
-Failure verdict: the nearest place that is known. May never raise.
+Failure verdict: `PolicyErrors`, at the nearest place that is known.
 """
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from msgspec import inspect
 
-from l7policy.errors import PolicyError, did_you_mean
+from l7policy.errors import PolicyError, PolicyErrors, did_you_mean
+from l7policy.yamltree import Node
 
-if TYPE_CHECKING:
-    from l7policy.yamltree import Node
+T = TypeVar("T")
 
 _WORDS: Final = re.compile(r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
 _STEP: Final = re.compile(r"\.(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
@@ -33,7 +34,15 @@ _NAMES: Final = {
 }
 
 
-def located(words: str, node: "Node", schema: Any) -> PolicyError:
+def to_struct(node: Node, schema: type[T]) -> T:
+    """The node as a value of a msgspec type. Raises PolicyErrors at the place that does not fit."""
+    try:
+        return msgspec.convert(node.value, schema)
+    except msgspec.ValidationError as error:
+        raise PolicyErrors([located(str(error), node, schema)]) from error
+
+
+def located(words: str, node: Node, schema: Any) -> PolicyError:
     """The mistake that msgspec described in `words`, at the place below `node` that it is about."""
     found = _WORDS.fullmatch(words)
     problem, path, is_key = (found["problem"], found["path"] or "", bool(found["key"])) if found else (words, "", False)
@@ -61,7 +70,7 @@ def located(words: str, node: "Node", schema: Any) -> PolicyError:
     return node.error(f"{where}: {text}" if where else text, hint)
 
 
-def _child(node: "Node", step: re.Match[str], got: str) -> "Node":
+def _child(node: Node, step: re.Match[str], got: str) -> Node:
     if step["name"] is not None:
         return node.fields.get(step["name"], node)
     if step["index"] is not None:
@@ -71,7 +80,7 @@ def _child(node: "Node", step: re.Match[str], got: str) -> "Node":
     return next((child for child in node.fields.values() if _type_name(child) == got), node)
 
 
-def _type_name(node: "Node") -> str:
+def _type_name(node: Node) -> str:
     names = {dict: "object", list: "array", str: "str", int: "int", float: "float", bool: "bool"}
     return names.get(type(node.value), "null")
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import yaml
@@ -33,7 +33,6 @@ from yaml.events import (
 )
 from yaml.resolver import Resolver
 
-from l7policy import schemapath
 from l7policy.errors import PolicyError, PolicyErrors
 
 MAX_CHARACTERS: Final = 8 << 20
@@ -51,7 +50,6 @@ _SMALL_PART: Final = 100
 """No policy is as small as that: a file of such documents is not worth taking apart."""
 _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _NO_MARK: Final = yaml.Mark("", 0, 0, 0, None, 0)
-T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -323,11 +321,3 @@ class _Builder:
             self._open[-1].items.append(node)
         elif node.kind is not Kind.NULL:
             self.documents.append(node)
-
-
-def to_struct(node: Node, schema: type[T]) -> T:
-    """The node as a value of a msgspec type. Raises PolicyErrors at the place that does not fit."""
-    try:
-        return msgspec.convert(node.value, schema)
-    except msgspec.ValidationError as error:
-        raise PolicyErrors([schemapath.located(str(error), node, schema)]) from error

@@ -3,7 +3,6 @@ import json
 import re
 from typing import Any
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,37 +103,6 @@ def test_every_value_is_found_where_it_was_written(indents: list[int]) -> None:
         item = node.items[0]
         assert lines[root.keys[key].line - 1][root.keys[key].column - 1 :] == f"{key}:"
         assert lines[item.line - 1][item.column - 1 :] == f"v{key[1:]}"
-
-
-class Inner(msgspec.Struct, forbid_unknown_fields=True):
-    a: int
-    b: dict[str, str] | list[str] = []
-
-
-class Outer(msgspec.Struct, forbid_unknown_fields=True):
-    a: list[Inner] = []
-    b: Inner | None = None
-    c: dict[str, Inner] = {}
-
-
-FIELDS = st.sampled_from("abcd")
-SHAPES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.integers(0, 9) | st.sampled_from("xy"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=200)
-@given(st.dictionaries(FIELDS, SHAPES, max_size=4))
-def test_any_tree_becomes_a_struct_or_an_error_with_a_place(tree: Any) -> None:
-    (node,) = yamltree.parse("f", json.dumps(tree, indent=1))
-    try:
-        found = yamltree.to_struct(node, Outer)
-    except PolicyErrors as refused:
-        check_places(refused, json.dumps(tree, indent=1).count("\n") + 1)
-    else:
-        assert isinstance(found, Outer)
 
 
 def shown(node: Node) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from l7policy import yamltree
+from l7policy import schemapath, yamltree
 from l7policy.errors import PolicyErrors
 
 
@@ -27,7 +27,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
 def complaint(text: str, schema: Any = File) -> str:
     (node,) = yamltree.parse("f.yaml", text)
     with pytest.raises(PolicyErrors) as caught:
-        yamltree.to_struct(node, schema)
+        schemapath.to_struct(node, schema)
     return str(caught.value)
 
 
@@ -54,3 +54,8 @@ def test_what_msgspec_refuses_is_told_with_its_place(text: str, expected: str) -
 def test_lists_and_plain_values_have_places_too() -> None:
     assert complaint("- netns: a\n- x", list[Entry]) == "f.yaml:2:3: expected a mapping, got text"
     assert complaint("- 1\n- x", list[int]) == "f.yaml:2:3: expected a number, got text"
+
+
+def test_a_node_becomes_a_struct() -> None:
+    (node,) = yamltree.parse("f.yaml", "limits: {timeout: 3}\nentries: [{netns: a, labels: [b]}]\nby_name: {c: {}}")
+    assert schemapath.to_struct(node, File) == File(Limits(timeout=3), [Entry("a", ["b"])], {"c": Limits()})

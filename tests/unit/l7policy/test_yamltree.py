@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from typing import Any
 
-import msgspec
 import pytest
 
 from l7policy import yamltree
@@ -106,19 +105,3 @@ def test_every_node_and_key_knows_where_it_stood() -> None:
     assert places == [(2, 1), (2, 1), (4, 5), (4, 7), (4, 16), (4, 17)]
     assert node.path == "f.yaml"
     assert (node.kind, egress.kind, cidr.items[0].kind) == (Kind.MAPPING, Kind.SEQUENCE, Kind.TEXT)
-
-
-class Inner(msgspec.Struct, forbid_unknown_fields=True):
-    number: int = 0
-    names: list[str] = []
-
-
-class Outer(msgspec.Struct, forbid_unknown_fields=True):
-    inner: Inner | None = None
-    many: list[Inner] = []
-    free: dict[str, str] = {}
-
-
-def test_a_node_becomes_a_struct() -> None:
-    (node,) = yamltree.parse("f.yaml", "inner: {number: 3}\nmany: [{names: [a]}]\nfree: {k: v}")
-    assert yamltree.to_struct(node, Outer) == Outer(Inner(3), [Inner(0, ["a"])], {"k": "v"})
