@@ -262,12 +262,12 @@ class Agent:
             added=difference.added,
             removed=difference.removed,
             modified=difference.modified,
-            endpoints_changed=moved,
+            endpoints=moved,
             seconds=time.monotonic() - began,
         )
 
-    async def _bring_into_force(self, policies: tuple[Policy, ...]) -> int:
-        """The one way anything changes. Returns how many endpoints got other rules. Raises ReloadFailed."""
+    async def _bring_into_force(self, policies: tuple[Policy, ...]) -> tuple[str, ...]:
+        """The one way anything changes. Returns the endpoints that got other rules. Raises ReloadFailed."""
         itself = None
         if host.selected(policies):
             labels = self.surroundings.host(self._node_addresses)
@@ -285,7 +285,8 @@ class Agent:
         self._remember(lambda: self.identities.retain(set(compiled.identities)))
         self._remember(self.endpoints.save)
         _log.info("revision %d in force: %d policies, %d endpoints", self._revision, len(policies), len(self.endpoints))
-        return sum(before.get(key) != policy for key, policy in compiled.endpoint_policies.items())
+        rules = compiled.endpoint_policies
+        return tuple(one.declared.name for one in endpoints if before.get(one.id) != rules.get(one.id))
 
     @staticmethod
     def _remember(save: Callable[[], None]) -> None:

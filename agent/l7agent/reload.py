@@ -34,7 +34,8 @@ class Change:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     modified: tuple[str, ...] = ()
-    endpoints_changed: int = 0
+    endpoints: tuple[str, ...] = ()
+    """Those that got other rules, by name."""
     seconds: float = 0.0
 
 

@@ -242,7 +242,8 @@ def change(change: Change) -> View:
         "added": list(change.added),
         "removed": list(change.removed),
         "modified": list(change.modified),
-        "endpoints_changed": change.endpoints_changed,
+        "endpoints_changed": len(change.endpoints),
+        "endpoints": list(change.endpoints),
         "milliseconds": round(change.seconds * 1000, 1),
     }
 

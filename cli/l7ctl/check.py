@@ -4,7 +4,7 @@
 For people, for programs, and as SARIF for code hosts. Needs no daemon. What is found is `l7policy`'s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,10 +15,11 @@ from l7ctl.errors import ExitCode, describe
 from l7ctl.output import count, line, output_option, styled, value
 from l7ctl.session import Session, pass_session
 from l7observe.columns import printable
-from l7policy import documents
+from l7policy import documents, yamltree
 from l7policy.errors import PolicyError, PolicyErrors
-from l7policy.findings import Finding
+from l7policy.findings import Finding, finding_at
 from l7policy.lint import lint
+from l7policy.model import Origin
 from l7policy.policydoc import Policy
 
 _LINTED_REFUSED: Final = 1 << 20
@@ -75,7 +76,8 @@ def check(
     # Warnings help with a refused file, too, but are not worth reading a huge one once more.
     linted = [source for source in read.sources if not problems or len(source.text) <= _LINTED_REFUSED]
     told = session.config.surroundings.told if session.named or not files else ()
-    checked = Checked(read, policies, problems, lint(linted, policies, cluster, told))
+    warnings = (*lint(linted, policies, cluster, told), *([] if problems else _without_policy(read, policies)))
+    checked = Checked(read, policies, problems, warnings)
     if output == "json":
         value(_json(checked), "json")
     elif output == "sarif":
@@ -84,6 +86,16 @@ def check(
         _text(checked)
     if problems or (strict and checked.warnings):
         context.exit(ExitCode.FAILED)
+
+
+def _without_policy(read: policyfiles.PolicyFiles, policies: Sequence[Policy]) -> Iterator[Finding]:
+    """Folders and files that hold no policy. What policies refer to may have a file of its own, beside them."""
+    for name in read.empty:
+        yield finding_at("no-policy", Origin("", "", name), "there is no *.yaml or *.yml in it")
+    holding = {policy.file for policy in policies}
+    for source in read.sources:
+        if source.path not in holding and (not policies or not yamltree.parse(source.path, source.text)):
+            yield finding_at("no-policy", Origin("", "", source.path), "there is no policy in it")
 
 
 def _text(checked: Checked) -> None:
@@ -102,8 +114,6 @@ def _text(checked: Checked) -> None:
     else:
         more = f", {warnings}" if checked.warnings else ""
         line(f"{files}, {count(len(checked.policies), 'policy')}: valid{more}")
-    for name in checked.read.empty:
-        click.echo(f"l7ctl: {printable(name)} holds no *.yaml or *.yml", err=True)
 
 
 def _json(checked: Checked) -> dict[str, Any]:

@@ -83,10 +83,8 @@ def explain_(
 
 def judged(request: HttpRequest, *, normalise: bool = False) -> HttpRequest:
     """The request as the proxy reads it, with what it would refuse it for before it asks any rule."""
-    path = request.path.encode()
-    if normalise and request_path.fault(path):
-        path = request_path.normalised(path)
-    return replace(request, path=path.decode(), malformed=request_path.fault(path))
+    path, fault = request_path.settled(request.path.encode(), normalise=normalise)
+    return replace(request, path=path.decode(), malformed=fault)
 
 
 def _show(asked: Question, answer: Explanation) -> None:

@@ -2,7 +2,7 @@
 """`l7ctl rules`: check, compare, load and take back policies."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,10 @@ from l7ctl.output import changes, count, items, line, output_option, value
 from l7ctl.policydiff import diff
 from l7ctl.policytest import test
 from l7ctl.session import Session, pass_session
+from l7observe.columns import cell
+
+_MOST_NAMED: Final = 10
+"""Endpoints told by name for people; JSON has them all."""
 
 
 @click.group()
@@ -41,10 +45,11 @@ def list_(session: Session, output: str) -> None:
 
 
 @rules.command()
+@click.argument("folders", metavar="", nargs=-1)
 @output_option(("table", "json", "yaml"))
 @pass_session
-def reload(session: Session, output: str) -> None:
-    """Load the policy directory: all of it, or nothing.
+def reload(session: Session, folders: tuple[str, ...], output: str) -> None:
+    """Load the policy directory: all of it, or nothing. Tells what changed, and for whom.
 
     A mistake in any file changes nothing, and exits with 1 and the line. Connections that exist are judged by the new
     rules from their next packet and request on.
@@ -54,6 +59,11 @@ def reload(session: Session, output: str) -> None:
       l7ctl rules reload
       l7ctl rules reload -o json | jq .revision
     """
+    if folders:
+        raise click.UsageError(
+            f"the daemon loads its own directory ({session.config.policies}, key policies), and no other: put files"
+            f" there. `l7ctl rules diff {folders[0]}` shows what others would change"
+        )
     _loaded(session.client.post("/rules/reload", {}), output)
 
 
@@ -101,3 +111,7 @@ def _loaded(answer: Mapping[str, Any], output: str) -> None:
         f"{count(answer.get('endpoints_changed', 0), 'endpoint')} changed; {answer.get('milliseconds', 0):g} ms"
     )
     changes(answer)
+    names = answer.get("endpoints") or ()
+    if names:
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        line(f"  other rules for {', '.join(map(cell, names[:_MOST_NAMED]))}{more}")

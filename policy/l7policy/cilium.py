@@ -91,7 +91,8 @@ def policies(reader: Reader, document: Document, objects: Objects) -> Iterator[P
     """The policies of one document: one of ``spec``, and one of each element of ``specs``."""
     if document.spec is None and document.specs is None:
         if not {"spec", "specs"} & document.node.fields.keys():
-            reader.fail(document.node, f"a {document.kind} needs the field spec or specs")
+            message = f"a {document.kind} needs the field spec or specs"
+            reader.lacks(document.node, document.known, "spec specs", message)
         return
     if document.spec is not None:
         yield _Spec(reader, document, objects, "").policy(document.spec)
@@ -132,8 +133,10 @@ class _Spec:
         ]
         broken = any(section.name in node.fields and section.name not in found for section in _SECTIONS)
         if not broken and not any(elements for _, elements in sections):
-            reader.fail(
+            reader.lacks(
                 node,
+                _SPEC,
+                "ingress ingressDeny egress egressDeny",
                 "spec needs at least one of ingress, ingressDeny, egress and egressDeny, and not empty",
                 "to deny everything in a direction write ingress: [{}] or egress: [{}]",
             )
@@ -166,7 +169,8 @@ class _Spec:
         named = [name for name in ("endpointSelector", "nodeSelector") if name in node.fields]
         if not named:
             hint = "{} selects every endpoint of the namespace" if self._document.namespace else ""
-            self._reader.fail(node, "spec needs the field endpointSelector", hint)
+            message = "spec needs the field endpointSelector"
+            self._reader.lacks(node, _SPEC, "endpointSelector nodeSelector", message, hint)
         for name in named[1:]:
             self._reader.fail(node.keys[name], f"combining {named[0]} and {name} is not supported", "write two specs")
         if "nodeSelector" in found:

@@ -72,7 +72,8 @@ class Peers:
         found = reader.mapping(node, "an element of a CIDR set", _CIDR_SET)
         named = [name for name in ("cidr", "cidrGroupRef", "cidrGroupSelector") if name in node.fields]
         if not named:
-            reader.fail(node, "an element of a CIDR set needs the field cidr, cidrGroupRef or cidrGroupSelector")
+            message = "an element of a CIDR set needs the field cidr, cidrGroupRef or cidrGroupSelector"
+            reader.lacks(node, _CIDR_SET, "cidr cidrGroupRef cidrGroupSelector", message)
         for name in named[1:]:
             reader.fail(node.keys[name], f"combining {named[0]} and {name} is not supported", "write two elements")
         excepts = reader.sequence(found["except"], "except") if "except" in found else ()

@@ -58,7 +58,8 @@ def read(reader: Reader, node: Node, direction: Direction, namespace: str = "", 
     elements = reader.sequence(found["ports"], "ports") if "ports" in found else ()
     if not elements and ("ports" in found or "ports" not in node.fields):
         # No ports select nothing in Cilium, but no ports in `model.Rule` are all of them. Nobody means the former.
-        reader.fail(node, "an element of toPorts needs ports", "leave toPorts out for every port")
+        hint = "leave toPorts out for every port"
+        reader.lacks(node, _PORTS, "ports", "an element of toPorts needs ports", hint)
     if len(elements) > MAX_PORTS:
         reader.fail(found["ports"], f"{len(elements)} ports in one element; at most {MAX_PORTS} are allowed")
     pairs = [(element, port) for element in elements if (port := _port(reader, element)) is not None]

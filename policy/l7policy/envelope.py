@@ -12,7 +12,7 @@ from typing import Final
 
 from l7policy import labels
 from l7policy.errors import did_you_mean
-from l7policy.reader import Reader, fields
+from l7policy.reader import Fields, Reader, fields
 from l7policy.yamltree import Kind, Node
 
 CNP: Final = "CiliumNetworkPolicy"
@@ -83,6 +83,11 @@ class Document:
     specs: Node | None
     labels: Mapping[str, str] = field(default_factory=dict)
     """Of the document itself, which selectors of CIDR groups and services go by."""
+
+    @property
+    def known(self) -> Fields:
+        """The fields that it may have."""
+        return _FIELDS[self.kind]
 
     @property
     def title(self) -> str:

@@ -37,13 +37,18 @@ class PolicyErrors(Exception):
         return "\n".join(map(str, self.errors))
 
 
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """A hint for a misspelt word: the nearest known one, or all of them when there are few."""
+def nearest(word: str, known: Collection[str]) -> str:
+    """The known word that a misspelt one is near to, or an empty string."""
     # Without case first: `matchname` is nearer to `matchName` than difflib thinks.
     folded = {candidate.lower(): candidate for candidate in sorted(known)}
     near = difflib.get_close_matches(word.lower()[:64], folded, n=1, cutoff=0.7)
-    if near:
-        return f"did you mean {folded[near[0]]}?"
+    return folded[near[0]] if near else ""
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """A hint for a misspelt word: the nearest known one, or all of them when there are few."""
+    if near := nearest(word, known):
+        return f"did you mean {near}?"
     if 0 < len(known) <= 12:
         return f"known here: {', '.join(sorted(known))}"
     return ""

@@ -35,6 +35,7 @@ KINDS: Final = {
     "voided-l7": Kind(Severity.WARNING, "An allow without limits that voids the L7 limits of another rule"),
     "locks-out": Kind(Severity.WARNING, "host policies by which nobody can log in to the node"),
     "fqdn-without-dns": Kind(Severity.WARNING, "toFQDNs for names that no DNS rule lets the workload ask for"),
+    "no-policy": Kind(Severity.WARNING, "A file or folder without any policy"),
     "selects-nothing": Kind(Severity.WARNING, "A selector that matches nothing in the cluster"),
     "shadowed-rule": Kind(Severity.WARNING, "A rule that can never decide anything, because of another one"),
     "misplaced-headers": Kind(Severity.WARNING, "A headers key outside of the http rule it belongs to"),

@@ -9,7 +9,7 @@ May not judge. Failure verdict: `QuestionError`, with a text that stands on its 
 
 import ipaddress
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -180,7 +180,21 @@ def _outside(text: str, prefix: str, cluster: Cluster) -> Side:
     return Side(text, prefix=prefix)
 
 
+def _known(cluster: Cluster) -> Iterable[Collection[str]]:
+    """Labels of each workload, as they are written without a source."""
+    return ({label.partition(":")[2] for label in one.labels} for one in cluster.endpoints.values())
+
+
 def _labelled(text: str, cluster: Cluster) -> Side:
+    for part in map(str.strip, text.split(",")):
+        namespace, slash, rest = part.partition("=")[0].partition("/")
+        if slash and rest and labels.is_namespace(namespace) and not any(part in one for one in _known(cluster)):
+            # Prefixes of keys are domains; this looks like what is written for a pod, as namespace/name.
+            value = part.partition("=")[2]
+            raise QuestionError(
+                f"{part[:80]!r} is a label with the key {namespace}/{rest}. If {namespace} is the namespace write"
+                f" {rest}={value},{labels.NAMESPACE_KEY}={namespace}; if you mean the label write k8s:{part[:80]}"
+            )
     try:
         # No workload has a label of source any, but that is how selectors are copied.
         written = (part.strip().removeprefix(f"{labels.ANY}:") for part in text.split(","))

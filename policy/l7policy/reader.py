@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from l7policy.errors import PolicyError, did_you_mean
+from l7policy.errors import PolicyError, did_you_mean, nearest
 from l7policy.yamltree import Kind, Node
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ class Reader:
             self.fail(node, f"{what} must be a mapping, not {node.kind}")
             return {}
         found: dict[str, Node] = {}
+        missing = known.required - node.fields.keys()
         for name, value in node.fields.items():
             key = node.keys[name]
             if name in known.ignored:
@@ -64,13 +65,20 @@ class Reader:
                 self.fail(key, f"field {name} is not allowed here: {known.refused[name]}")
             elif name not in known.supported:
                 self.fail(key, f"unknown field {name[:80]}", did_you_mean(name, known.supported | known.ignored))
+                missing -= {nearest(name, known.supported | known.ignored)}
             elif value.kind is Kind.NULL:
                 self.fail(key, f"field {name} has no value", "leave it out, or write [] or {} if you mean empty")
             else:
                 found[name] = value
-        for name in sorted(known.required - node.fields.keys()):
+        for name in sorted(missing):
             self.fail(node, f"{what} needs the field {name}")
         return found
+
+    def lacks(self, node: Node, known: Fields, names: str, message: str, hint: str = "") -> None:
+        """Records that the node has none of the fields `names`; not if one of them is misspelt, which was told."""
+        unknown = node.fields.keys() - known.supported - known.ignored - known.refused.keys()
+        if not any(nearest(name, known.supported | known.ignored) in names.split() for name in unknown):
+            self.fail(node, message, hint)
 
     def sequence(self, node: Node, what: str) -> tuple[Node, ...]:
         """The elements of a list."""

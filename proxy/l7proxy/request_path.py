@@ -52,6 +52,15 @@ def fault(target: bytes) -> str:
     return ""
 
 
+def settled(target: bytes, *, normalise: bool) -> tuple[bytes, str]:
+    """The target as rules and the server are to see it, and why it is refused all the same (or an empty string)."""
+    found = fault(target)
+    if found and normalise:
+        target = normalised(target)
+        found = fault(target)
+    return target, found
+
+
 def normalised(target: bytes) -> bytes:
     """The target with its path in the one spelling, which may still have a fault. It begins with a slash.
 

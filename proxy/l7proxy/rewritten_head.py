@@ -171,9 +171,8 @@ def _authority_and_path(
             return "authority of target and Host disagree"
         host = host or absolute[1]
         prefix, path = b"http://" + absolute[1], absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-    if normalise and request_path.fault(path):
-        path = request_path.normalised(path)
-    return request_path.fault(path) or (host, path, prefix + path)
+    path, fault = request_path.settled(path, normalise=normalise)
+    return fault or (host, path, prefix + path)
 
 
 def _default(authority: bytes) -> bytes:

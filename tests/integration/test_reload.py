@@ -161,6 +161,7 @@ def test_diff_tells_what_reload_would_do_and_reload_does_it(gate: Gate) -> None:
         key: diff[key] for key in ("added", "removed", "modified")
     }
     assert change["changed"]
+    assert set(change["endpoints"]) == {"batch", "backend"}
     assert change["endpoints_changed"] == 2
     assert change["revision"] > before["revision"]
 

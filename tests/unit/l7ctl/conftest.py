@@ -99,6 +99,7 @@ CHANGE = {
     "removed": ["default/old"],
     "modified": ["default/web"],
     "endpoints_changed": 1,
+    "endpoints": ["web"],
     "milliseconds": 12.3,
 }
 PROBLEM = {

@@ -57,10 +57,26 @@ def test_check_reports_what_it_cannot_read(run: Run, good: Path) -> None:
     assert "/no/such.yaml: cannot be read: No such file or directory" in result.stdout
 
 
-def test_check_warns_of_a_folder_without_policies(run: Run, tmp_path: Path) -> None:
-    result = run("rules", "check", str(tmp_path))
-    assert result.exit_code == 0
-    assert f"{tmp_path} holds no *.yaml" in result.stderr
+def test_check_warns_of_what_holds_no_policy_and_fails_only_if_strict(run: Run, good: Path, tmp_path: Path) -> None:
+    folder, blank, group = tmp_path / "folder", tmp_path / "blank.yaml", tmp_path / "group.yaml"
+    folder.mkdir()
+    blank.write_text("# nothing\n---\n")
+    group.write_text(
+        "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: g}\nspec: {externalCIDRs: [192.0.2.0/24]}\n"
+    )
+    result = run("rules", "check", str(folder), str(blank), str(group))
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        [
+            f"{folder}: warning: there is no *.yaml or *.yml in it [no-policy]",
+            f"{blank}: warning: there is no policy in it [no-policy]",
+            f"{group}: warning: there is no policy in it [no-policy]",
+            "2 files, 0 policies: valid, 3 warnings",
+        ],
+    )
+    assert run("rules", "check", "--strict", str(blank)).exit_code == 1
+    beside = run("rules", "check", "--strict", str(good), str(group))
+    assert (beside.exit_code, beside.stdout) == (0, "2 files, 1 policy: valid\n")
 
 
 def test_check_without_files_takes_the_configured_folder(run: Run, good: Path, tmp_path: Path) -> None:

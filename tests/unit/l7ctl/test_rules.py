@@ -19,7 +19,20 @@ def test_reload_prints_the_revision_and_what_changed(l7ctl: Run, agent: Any) -> 
         "  + default/new",
         "  - default/old",
         "  ~ default/web",
+        "  other rules for web",
     ]
+
+
+def test_reload_names_some_of_many_endpoints(l7ctl: Run, agent: Any) -> None:
+    agent.answers["POST /v1/rules/reload"] = {"revision": 8, "endpoints": [f"web-{n}" for n in range(12)]}
+    assert l7ctl("rules", "reload").stdout.endswith("web-9 and 2 more\n")
+
+
+def test_reload_of_a_folder_says_which_one_it_loads(l7ctl: Run, agent: Any) -> None:
+    result = l7ctl("rules", "reload", "mine/")
+    assert (result.exit_code, agent.asked) == (2, [])
+    assert "key policies" in result.stderr
+    assert "l7ctl rules diff mine/" in result.stderr
 
 
 def test_reload_says_when_nothing_changed(l7ctl: Run, agent: Any) -> None:

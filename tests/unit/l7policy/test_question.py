@@ -84,6 +84,11 @@ def test_what_is_outside_has_the_labels_of_prefixes_and_names_around_it(text: st
         ("reserved:all", "is no identity"),
         ("fqdn:*.example.com", "is not a DNS name"),
         ("app=-x-", "is not a label value"),
+        (
+            "shop/app=web",
+            "write app=web,io.kubernetes.pod.namespace=shop; if you mean the label write k8s:shop/app=web",
+        ),
+        ("tier=a,shop/app=web", "is a label with the key shop/app"),
         ("cidr:192.0.2.0/24=", "cannot carry labels of source cidr"),
         (",", "no labels"),
         ("", "is neither labels, an address"),
@@ -174,3 +179,9 @@ def test_http_and_tls_ask_about_tcp_alone() -> None:
 def test_parts_that_do_not_fit_are_refused(port: str, parts: dict[str, object], problem: str) -> None:
     with pytest.raises(QuestionError, match=problem):
         question.ask(ANYWHERE, ANYWHERE, port, **parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["k8s:shop/app=web", "app.kubernetes.io/name=web", "tools/team=a"])
+def test_a_key_with_a_domain_that_is_meant_or_known_is_a_label(text: str) -> None:
+    known = Cluster(endpoints={"shop/a": Endpoint("shop/a", frozenset({"k8s:tools/team=a", "k8s:app=a"}))})
+    assert f"k8s:{text.removeprefix('k8s:')}" in question.side(text, known).labels

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from l7proxy.request_path import fault, normalised
+from l7proxy.request_path import fault, normalised, settled
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,18 @@ def test_a_path_is_written_in_its_one_spelling(target: bytes, written: bytes) ->
 @pytest.mark.parametrize("target", [b"/a/..;x=1/b", b"/%2e%2e;/b", b"/a%00", b"/a%0d%0ab", b"/a%", b"/a%zz", b"/a#b"])
 def test_a_path_without_a_certain_meaning_stays_a_fault(target: bytes) -> None:
     assert fault(normalised(target)) != ""
+
+
+@pytest.mark.parametrize(
+    ("target", "normalise", "expected"),
+    [
+        (b"/a/b", True, (b"/a/b", "")),
+        (b"/a//b", False, (b"/a//b", "empty path segment")),
+        (b"/a//b", True, (b"/a/b", "")),
+        (b"/a/..;/b", True, (b"/a/..;/b", "dot segment in path")),
+    ],
+)
+def test_a_path_is_settled_as_the_node_is_configured(
+    target: bytes, normalise: bool, expected: tuple[bytes, str]
+) -> None:
+    assert settled(target, normalise=normalise) == expected
