@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,17 +34,35 @@ from l7policy.verdict import Protocol, ProxyKind
 DRAIN: Final = 1.0
 """Seconds that queries under way get when the process is told to end."""
 
+_SLICE: Final = 64
+"""Names of the operator's file that are taken in before queries have their turn."""
+
 _log = logging.getLogger(__name__)
 
 
-def preload(learner: Learner, path: str) -> None:
-    """Takes in the names of a file that the operator gave. One that cannot be read is as if there were none."""
+def preload(learner: Learner, path: str) -> Iterator[None]:
+    """Takes in the names of a file that the operator gave, one at a step; none of one that cannot be read."""
     try:
         for fact, address, ttl in precache.read(Path(path).read_bytes()):
             if problem := learner.learn(fact, [address], ttl, clock.boottime()):
                 _log.error("%s: %s: %s", path, fact.name, problem)
+            yield
     except (OSError, precache.PrecacheError) as error:
         _log.error("%s: nothing was taken from it: %s", path, error)
+
+
+async def remember(learner: Learner, pre_cache: str) -> None:
+    """Reads what there is to know again, in slices beside the queries that are answered already."""
+    while not learner.proceed(clock.boottime()):
+        await asyncio.sleep(0)
+    if pre_cache:
+        for number, _ in enumerate(preload(learner, pre_cache)):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+    # Queries leave no cycles behind: looking for them less often is all it costs.
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def listen(*, beside: bool) -> list[tuple[Protocol, socket.socket]]:
@@ -93,16 +112,13 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
     learner = _learner(config, maps, state)
     gc.disable()  # what is restored leaves no cycles behind, and stays
     # A restart must not wait for the agent: judge by what the process before it judged by.
-    for snapshot in learner.restore(clock.boottime()):
+    for snapshot in learner.begin():
         enforcement.prepare(snapshot)
         if snapshot.revision == learner.revision:
             enforcement.commit(snapshot.revision)
-    if config.dns.pre_cache:
-        preload(learner, config.dns.pre_cache)
-    # Queries leave no cycles behind: looking for them less often is all it costs.
-    gc.freeze()
-    gc.enable()
-    gc.set_threshold(50_000, 20, 50)
+    known = learner.revision > 0
+    if not known:  # nobody is served yet, so nothing is gained by serving first
+        await remember(learner, config.dns.pre_cache)
     role = DnsRole(enforcement, learner)
     limits = Limits(
         upstream_timeout=config.dns.upstream_timeout,
@@ -136,11 +152,13 @@ async def serve(config: Config, made: list[tuple[Protocol, socket.socket]], *, r
     for protocol, listener in made:
         dataplane.register(maps, listener, ProxyKind.DNS, protocol, 0)
     await port.start()
-    tasks = Tasks()
+    tasks = Tasks(lambda *_: stop.set())
     tasks.start(guardianship.renew(), name="renewal")
     # Until this process knows the rules, queries wait in the listeners' queues instead of being refused.
     if await dataplane.first(role.committed, stop) is role.committed:
         await server.start(listener for _, listener in made)
+        if known:
+            tasks.start(remember(learner, config.dns.pre_cache), name="restore")
         await stop.wait()
         await server.close(DRAIN)
     await tasks.close()

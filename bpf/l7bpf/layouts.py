@@ -132,7 +132,7 @@ class AddressKey:
         return cls(unpack_address(*cls.LAYOUT.unpack(data)))
 
 
-_WHOLE: Final = 160
+WHOLE: Final = 160
 """`prefixlen` of a prefix that is one address, of either family."""
 
 
@@ -157,7 +157,7 @@ class IpcacheKey:
         prefixlen, family, address = cls.LAYOUT.unpack(data)
         bits = prefixlen - 32 - (96 if family == 4 else 0)
         # Most rows are whole addresses, and there are many. Those that begin with zeros have more than one spelling.
-        if prefixlen == _WHOLE and (family == 4 or (family == 6 and any(address[:10]))):
+        if prefixlen == WHOLE and (family == 4 or (family == 6 and any(address[:10]))):
             return cls(f"{unpack_address(family, address)}/{bits}")
         network = ipaddress.ip_network((unpack_address(family, address), bits), strict=False)
         return cls(str(network))

@@ -323,10 +323,10 @@ def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
 
 def lookup_batch(
     fd: int, position: bytes | None, key_size: int, value_size: int, limit: int
-) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
+) -> tuple[bytes | None, bytes, bytes]:
     """Up to `limit` entries from `position` (None: the start) and the next position (None: that was all).
 
-    Raises ENOSPC when one bucket of a hash has more than `limit` entries.
+    Keys behind each other, then their values. Raises ENOSPC when one bucket of a hash has more than `limit` entries.
     """
     # A hash wants 4 bytes for its position, others a whole key.
     following = ctypes.create_string_buffer(max(key_size, 4))
@@ -336,12 +336,9 @@ def lookup_batch(
     result = _library().bpf_map_lookup_batch(fd, position, following, keys, values, ctypes.byref(count), None)
     if result != -errno.ENOENT:
         _checked(result)
-    raw_keys, raw_values = keys.raw, values.raw
-    rows = [
-        (raw_keys[i * key_size : (i + 1) * key_size], raw_values[i * value_size : (i + 1) * value_size])
-        for i in range(count.value)
-    ]
-    return (None if result == -errno.ENOENT else following.raw), rows
+    found = count.value
+    more = None if result == -errno.ENOENT else following.raw
+    return more, keys.raw[: found * key_size], values.raw[: found * value_size]
 
 
 def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:

@@ -24,6 +24,7 @@ from l7bpf.flows import ConntrackEntry, ConntrackKey, FragmentEntry, FragmentKey
 from l7bpf.hostflows import CgroupEndpoint, HostFlow
 from l7bpf.layouts import (
     U32,
+    WHOLE,
     AddressKey,
     Config,
     Endpoint,
@@ -60,21 +61,34 @@ def hash64(label: str) -> int:
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 
-def raw_rows(fd: int, key_size: int, value_size: int, capacity: int) -> Iterator[tuple[bytes, bytes]]:
-    """Every entry of a table that has batch reads, some twice or not at all if others write meanwhile."""
+def raw_batches(fd: int, key_size: int, value_size: int, capacity: int) -> Iterator[tuple[bytes, bytes]]:
+    """Every entry of a table that has batch reads, some twice or not at all if others write meanwhile.
+
+    Many at a time: their keys behind each other, and their values.
+    """
     position: bytes | None = None
     limit = min(_BATCH, capacity)
     while True:
         try:
-            position, rows = libbpf.lookup_batch(fd, position, key_size, value_size, limit)
+            position, keys, values = libbpf.lookup_batch(fd, position, key_size, value_size, limit)
         except OSError as error:
             if error.errno != errno.ENOSPC or limit >= capacity:
                 raise
             limit = min(limit * 4, capacity)  # one bucket holds more than we asked for
             continue
-        yield from rows
+        yield keys, values
         if position is None:
             return
+
+
+def raw_rows(fd: int, key_size: int, value_size: int, capacity: int) -> Iterator[tuple[bytes, bytes]]:
+    """As `raw_batches`, one by one."""
+    for keys, values in raw_batches(fd, key_size, value_size, capacity):
+        for number in range(len(keys) // key_size):
+            yield (
+                keys[number * key_size : (number + 1) * key_size],
+                values[number * value_size : (number + 1) * value_size],
+            )
 
 
 class _Pinned:
@@ -229,6 +243,15 @@ class Ipcache(_Pinned):
     def items(self) -> Iterator[tuple[str, IpcacheEntry]]:
         for key, value in self._rows():
             yield IpcacheKey.unpack(key).prefix, IpcacheEntry.unpack(value)
+
+    def addresses(self) -> Iterator[tuple[bytes, int, int]]:
+        """Of every row that is one address: the address packed (4 or 16 bytes), identity, established."""
+        sizes = self.spec.key_size, self.spec.value_size
+        for keys, values in raw_batches(self.fd, *sizes, self.capacity):
+            rows = zip(IpcacheKey.LAYOUT.iter_unpack(keys), IpcacheEntry.LAYOUT.iter_unpack(values), strict=True)
+            for (prefixlen, family, address), (identity, established) in rows:
+                if prefixlen == WHOLE:
+                    yield address if family == 6 else address[12:], identity, established
 
 
 class PolicyMap(Table[PolicyKey, PolicyEntry]):

@@ -13,7 +13,7 @@ write is counted.
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -61,7 +61,8 @@ class State(msgspec.Struct, frozen=True):
 
     snapshots: list[Snapshot]
     """The one in force, then the one prepared, if any."""
-    names: list[NameState]
+    names: Iterable[NameState]
+    """To be read once; what comes behind a damaged one is not there."""
     next_identity: int
 
 
@@ -108,10 +109,9 @@ class Checkpoint:
             if stale != journal:
                 stale.unlink(missing_ok=True)
         records, end = self._frames(journal)
-        names = self._decode(frames[1:]) + self._decode(records)
         if not self.error:
             self._resume(journal, end, length)
-        return State(snapshots, names, base.next_identity)
+        return State(snapshots, self._decode(frames[1:], records), base.next_identity)
 
     def save_rules(self, snapshots: list[Snapshot]) -> bool:
         """Remembers what is in force and what is prepared."""
@@ -211,13 +211,14 @@ class Checkpoint:
             position = end
         return frames, position
 
-    def _decode(self, frames: Iterable[bytes]) -> list[NameState]:
-        records: list[NameState] = []
-        try:
-            records.extend(msgspec.msgpack.decode(frame, type=NameState) for frame in frames)
-        except msgspec.MsgspecError as error:
-            self._failed(error)
-        return records
+    def _decode(self, *files: Iterable[bytes]) -> Iterator[NameState]:
+        for frames in files:
+            try:
+                for frame in frames:
+                    yield msgspec.msgpack.decode(frame, type=NameState)
+            except msgspec.MsgspecError as error:
+                self._failed(error)
+                self.close()  # so that the cache is due to be written anew
 
     def _replace(self, path: Path, parts: Iterable[bytes]) -> bool:
         draft = path.with_name(path.name + ".new")

@@ -88,13 +88,11 @@ class PinnedTables:
 
     def ipcache(self) -> dict[bytes, tuple[IdentityId, int]]:
         """See `KernelTables`."""
-        found: dict[bytes, tuple[IdentityId, int]] = {}
-        for prefix, row in self._maps.ipcache.items():
-            address, _, length = prefix.partition("/")
-            packed = address_bytes(address)
-            if (is_fqdn_identity(row.identity) or row.established) and int(length) == len(packed) * 8:
-                found[packed] = IdentityId(row.identity), row.established
-        return found
+        return {
+            address: (IdentityId(identity), established)
+            for address, identity, established in self._maps.ipcache.addresses()
+            if is_fqdn_identity(identity) or established
+        }
 
     def clients(self, addresses: Collection[bytes]) -> Mapping[bytes, Collection[str]]:
         """See `KernelTables`."""

@@ -91,6 +91,8 @@ class IdentityRows:
             key = (base, frozenset(labels[found] for found in hashes if found in labels))
             if len(key[1]) != len(hashes) or self.identities.adopt(number, key) is None:
                 unknown.append(number)
+                # Addresses may have it until `sweep`, so it may not get another meaning before.
+                self.identities.next = max(self.identities.next, number + 1)
         return unknown
 
     def sweep(self, unknown: Iterable[IdentityId]) -> None:

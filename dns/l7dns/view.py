@@ -77,6 +77,8 @@ class View:
         self._labels = self._base_labels(united)
         self._interned: dict[frozenset[str], frozenset[str]] = {}
         self._matching: dict[Fact, frozenset[str]] = {}
+        self._heeded: dict[tuple[str, str, int], tuple[NameSet, ...]] = {}
+        """Of scope, server and port: the names for which the server counts."""
         self._scopes: dict[str, Scope] = {}
         self._scope_of: dict[PolicyId, str] = {}
         self._users = {label: {""} if self._trust.node_wide else set[str]() for label in peers}
@@ -127,8 +129,14 @@ class View:
             return True
         if self._trust.node_wide:
             return not self._trust.resolvers
-        server = self.server_labels(fact.server)
-        return any(found.matches(fact.name) for found in self._scopes[user].heeds(server, fact.port))
+        asked = user, fact.server, fact.port
+        heeded = self._heeded.get(asked)
+        if heeded is None:
+            if len(self._heeded) >= _KEPT_NAMES:
+                self._heeded.clear()
+            server = self.server_labels(fact.server)
+            heeded = self._heeded[asked] = self._scopes[user].heeds(server, fact.port)
+        return any(found.matches(fact.name) for found in heeded)
 
     def server_labels(self, address: str) -> Labels:
         """What policies know of a name server. Names of its own do not count: `Trust.resolvers` is for those."""

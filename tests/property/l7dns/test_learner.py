@@ -37,6 +37,15 @@ ADDRESSES = [address_bytes(f"192.0.2.{last}") for last in range(1, 9)] + [
 ]
 
 
+ANSWERS = st.tuples(
+    st.sampled_from(NAMES),
+    st.lists(st.sampled_from(ADDRESSES), min_size=1, max_size=4, unique=True),
+    st.integers(0, 40),
+    st.one_of(st.none(), st.none(), st.integers(0, 12)),
+)
+"""Name, addresses, TTL, and how many writes go well."""
+
+
 def cidr_labels(network: str, networks: Sequence[str]) -> tuple[str, ...]:
     inner = ipaddress.ip_network(network)
     holders = [
@@ -147,12 +156,15 @@ class Learning(RuleBasedStateMachine):
         self.revisions += 1
         return Snapshot(Revision(self.revisions), numbered, identities, prefixes, peers)
 
-    @rule(
-        name=st.sampled_from(NAMES),
-        addresses=st.lists(st.sampled_from(ADDRESSES), min_size=1, max_size=4, unique=True),
-        ttl=st.integers(0, 40),
-        patience=st.one_of(st.none(), st.none(), st.integers(0, 12)),
-    )
+    def opened(self, address: bytes) -> frozenset[int]:
+        """What the kernel gives an address, by its selectors' hashes; nothing for a number that means nothing."""
+        number = self.kernel.ipcache_rows.get(address)
+        return frozenset(() if number not in self.kernel.identity_rows else self.kernel.identity_rows[number][1])
+
+    @rule(answer=ANSWERS)
+    def answered(self, answer: tuple[str, list[bytes], int, int | None]) -> None:
+        self.learn(*answer)
+
     def learn(self, name: str, addresses: list[bytes], ttl: int, patience: int | None) -> None:
         self.kernel.patience = patience
         problem = self.learner.learn(Fact(name), addresses, ttl, self.now)
@@ -217,8 +229,10 @@ class Learning(RuleBasedStateMachine):
         assert self.learner.kept() <= connected or self.learner.kept() - asked
         assert self.kernel.established.keys() <= self.learner.kept()
 
-    @rule(lose=st.booleans(), invent=st.booleans(), clean=st.booleans())
-    def restart(self, lose: bool, invent: bool, clean: bool) -> None:
+    @rule(lose=st.booleans(), invent=st.booleans(), clean=st.booleans(), meanwhile=st.lists(ANSWERS, max_size=4))
+    def restart(
+        self, lose: bool, invent: bool, clean: bool, meanwhile: list[tuple[str, list[bytes], int, int | None]]
+    ) -> None:
         if clean:
             self.learner.close()
         if lose and self.kernel.ipcache_rows:
@@ -229,7 +243,18 @@ class Learning(RuleBasedStateMachine):
         if invent:
             self.kernel.ipcache_rows[address_bytes("203.0.113.9")] = IdentityId((1 << 24) | (1 << 23) | 4000)
         self.learner = Learner(self.kernel, self.folder, linger=20.0, trust=Trust(node_wide=True))
-        restored = self.learner.restore(self.now)
+        before = {address: self.opened(address) for address in ADDRESSES}
+        restored = self.learner.begin()
+        # Answers come in while names are read; until all are, no address has less than it had.
+        for name, addresses, ttl, patience in meanwhile:
+            self.learn(name, addresses, ttl, patience)
+            if not self.learner.whole:
+                assert self.learner.expire(self.now + 50) == 0
+                if self.learner.reading:
+                    assert all(self.opened(address) >= had for address, had in before.items())
+                self.learner.proceed(self.now, most=1)
+        while not self.learner.proceed(self.now):
+            pass
         assert restored == tuple(found for found in (self.active, self.prepared) if found is not None)
         if self.active is None:
             # Which of the two a lone snapshot was does not matter: there is no other to fall back to.

@@ -14,7 +14,7 @@ SNAPSHOT = Snapshot(Revision(3), {}, {}, {}, ())
 
 def test_an_empty_folder_or_none_is_an_empty_state(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        assert Checkpoint(folder).load().names == []
+        assert list(Checkpoint(folder).load().names) == []
 
 
 def test_names_and_journal_are_read_back(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_names_and_journal_are_read_back(tmp_path: Path) -> None:
     assert first.save_names([ONE], 25165900)
     assert first.append(TWO)  # and then it is killed
     state = Checkpoint(tmp_path / "new").load()
-    assert (state.names, state.next_identity, state.snapshots) == ([ONE, TWO], 25165900, [SNAPSHOT])
+    assert (list(state.names), state.next_identity, state.snapshots) == ([ONE, TWO], 25165900, [SNAPSHOT])
 
 
 def test_a_record_cut_short_is_ignored_and_those_before_it_are_not(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_record_cut_short_is_ignored_and_those_before_it_are_not(tmp_path: Pat
     first.append(TWO)
     journal = next(tmp_path.glob("dns-journal.*"))
     journal.write_bytes(journal.read_bytes()[:-3])
-    assert Checkpoint(tmp_path).load().names == [ONE]
+    assert list(Checkpoint(tmp_path).load().names) == [ONE]
 
 
 def test_a_restart_goes_on_with_the_journal_behind_its_last_whole_record(tmp_path: Path) -> None:
@@ -43,10 +43,10 @@ def test_a_restart_goes_on_with_the_journal_behind_its_last_whole_record(tmp_pat
     journal = next(tmp_path.glob("dns-journal.*"))
     journal.write_bytes(journal.read_bytes() + b"\0\0\0\xffcut short")
     second = Checkpoint(tmp_path)
-    assert second.load().names == [ONE, TWO]
+    assert list(second.load().names) == [ONE, TWO]
     assert not second.due
     assert second.append(ONE)
-    assert Checkpoint(tmp_path).load().names == [ONE, TWO, ONE]
+    assert list(Checkpoint(tmp_path).load().names) == [ONE, TWO, ONE]
 
 
 def test_without_its_journal_the_cache_is_due_to_be_written(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_without_its_journal_the_cache_is_due_to_be_written(tmp_path: Path) -> N
     first.save_names([ONE], 0)
     next(tmp_path.glob("dns-journal.*")).unlink()
     second = Checkpoint(tmp_path)
-    assert second.load().names == [ONE]
+    assert list(second.load().names) == [ONE]
     assert second.due
 
 
@@ -63,7 +63,7 @@ def test_a_new_cache_file_begins_a_new_journal(tmp_path: Path) -> None:
     first.save_names([], 0)
     first.append(ONE)
     first.save_names([TWO], 0)
-    assert Checkpoint(tmp_path).load().names == [TWO]
+    assert list(Checkpoint(tmp_path).load().names) == [TWO]
     assert len(list(tmp_path.glob("dns-journal.*"))) == 1
 
 
@@ -73,7 +73,7 @@ def test_killed_while_the_cache_file_is_replaced_the_old_one_and_its_journal_cou
     first.append(TWO)
     (tmp_path / "dns-journal.2").write_bytes(b"")
     (tmp_path / "dns-names.msgpack.new").write_bytes(b"half")
-    assert Checkpoint(tmp_path).load().names == [ONE, TWO]
+    assert list(Checkpoint(tmp_path).load().names) == [ONE, TWO]
 
 
 def test_damaged_files_and_files_of_another_boot_are_as_if_there_were_none(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_damaged_files_and_files_of_another_boot_are_as_if_there_were_none(tmp_p
         names.write_bytes(damage(whole[0]))
         rules.write_bytes(damage(whole[1]))
         state = Checkpoint(tmp_path).load()
-        assert (state.names, state.snapshots, state.next_identity) == ([], [], 0)
+        assert (list(state.names), state.snapshots, state.next_identity) == ([], [], 0)
 
 
 def test_a_folder_that_cannot_be_written_is_counted_and_nothing_else(tmp_path: Path) -> None:

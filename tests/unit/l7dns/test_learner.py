@@ -337,6 +337,69 @@ def test_what_the_kernel_lost_is_written_again_and_what_expired_meanwhile_is_rem
     assert len(kernel.policy_rows) == 2
 
 
+def test_answers_are_learnt_before_the_checkpoint_is_read_and_nothing_is_taken_away(
+    kernel: Journal, tmp_path: Path, learner: Learner
+) -> None:
+    learner.learn(Fact(WWW), [IP], 60, 0.0, endpoint=7)
+    learner.learn(Fact(API), [IP2], 30, 0.0)
+    before = kernel.ipcache_rows[IP]
+    again = Learner(kernel, tmp_path, trust=NODE)
+    again.begin()
+    # Of IP only a part of its names is known yet.
+    assert again.learn(Fact(API), [IP], 10, 40.0, endpoint=8) == ""
+    assert (again.expire(60.0), kernel.ipcache_rows) == (0, {IP: before, IP2: kernel.ipcache_rows[IP2]})
+    # The agent tells what it had said to the process that was killed.
+    assert again.prepare(snapshot(1, {1: policy(EXACT, STARS)}, EXACT, STARS), 40.0) == ""
+    again.commit(1, 40.0)
+    assert not again.whole
+    while not again.proceed(40.0, most=1):
+        pass
+    assert kernel.ipcache_rows == {IP: before, IP2: WORLD}
+    rows = sorted((row.name, row.address, row.endpoints) for row in again.dump(40.0, 0.0) if not row.kept)
+    assert rows == [("api.example.com", "203.0.113.1", (8,)), ("www.example.com", "203.0.113.1", (7,))]
+    assert again.expire(60.0) == 2
+
+
+def test_what_is_learnt_meanwhile_is_the_last_to_make_room(kernel: Journal, tmp_path: Path) -> None:
+    first = Learner(kernel, tmp_path, trust=NODE, max_addresses=3)
+    first.restore(0.0)
+    for number in range(3):
+        first.learn(Fact(f"n{number}.example.com."), [bytes((203, 0, 113, number))], 60, 0.0)
+    again = Learner(kernel, tmp_path, trust=NODE, max_addresses=3)
+    again.begin()
+    assert again.learn(Fact(WWW), [IP], 60, 1.0) == ""
+    while not again.proceed(1.0, most=1):
+        pass
+    assert {row.name for row in again.dump(1.0, 0.0)} == {"n1.example.com", "n2.example.com", "www.example.com"}
+
+
+def test_a_process_that_ends_before_it_has_read_all_leaves_the_rest_to_the_next(
+    kernel: Journal, tmp_path: Path, learner: Learner
+) -> None:
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
+    learner.learn(Fact(API), [IP2], 60, 0.0)
+    hasty = Learner(kernel, tmp_path, trust=NODE)
+    hasty.begin()
+    hasty.learn(Fact("new.example.com."), [IP2], 60, 1.0)
+    hasty.close()
+    again = Learner(kernel, tmp_path, trust=NODE)
+    again.restore(2.0)
+    assert {row.name for row in again.dump(2.0, 0.0)} == {"www.example.com", "api.example.com", "new.example.com"}
+
+
+def test_a_number_that_means_nothing_any_more_is_given_to_nobody_while_addresses_have_it(
+    kernel: Journal, tmp_path: Path, learner: Learner
+) -> None:
+    learner.learn(Fact(WWW), [IP], 60, 0.0)
+    old = kernel.ipcache_rows[IP]
+    again = Learner(kernel, tmp_path / "elsewhere", trust=NODE)
+    again.begin()
+    again.prepare(snapshot(1, {1: policy(STARS)}, STARS), 1.0)
+    again.learn(Fact(API), [IP2], 60, 1.0)
+    assert kernel.ipcache_rows[IP2] != old
+    assert kernel.row(IP2) == (WORLD, hashes(STARS))
+
+
 def test_more_selectors_than_a_row_holds_are_left_out(kernel: Journal, tmp_path: Path) -> None:
     many = [FqdnPeer(match_pattern=("*" * number) + "w.example.com.") for number in range(3, 40)]
     learner = Learner(kernel, tmp_path, trust=NODE)
