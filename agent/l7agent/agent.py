@@ -91,6 +91,7 @@ class Agent:
             config.audit.backups,
             group=config.api.group,
             audited_per_second=config.audit.audited_per_second,
+            refused_names_per_second=config.audit.refused_names_per_second,
         )
         self.datapath = Datapath(config)
         self.policy_load_error = ""

@@ -58,7 +58,7 @@ def _describe(answer: Mapping[str, Any], verbose: bool) -> None:
         f"layout {datapath.get('layout')}, attached by {datapath.get('attach')}, pinned at {datapath.get('pins')}",
     )
     _row("Enforcement", _enforcement(answer))
-    left_out = f", {audit['left_out']} of audit mode left out" if audit.get("left_out") else ""
+    left_out = f", {audit['left_out']} left out" if audit.get("left_out") else ""
     _row("Audit log", f"{audit.get('path')}: {audit.get('written')} written, {audit.get('lost')} lost{left_out}")
     if answer.get("policy_load_error"):
         _warn("The policy files were not loaded; the revision above stays in force:", answer["policy_load_error"])

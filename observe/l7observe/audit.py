@@ -10,8 +10,9 @@ permission, folder gone) records wait in the queue, writing is tried again every
 is counted in `lost`, with the reason in `error`. Lines come out whole or not at all (`l7observe.logfile`). They survive
 the process, not a power cut: nothing is fsynced.
 
-Every deny has a record. What passes because of audit mode has a share for each endpoint: a busy one would rotate away
-what others were denied.
+Every deny has a record, but for two kinds that cost a workload next to nothing to make, of which each endpoint has a
+share: what passes because of audit mode, and questions about names that are refused. A busy endpoint would rotate away
+what others were denied. What is over the share is counted in the next record of its kind.
 """
 
 import errno
@@ -34,6 +35,7 @@ QUEUE_BYTES: Final = 4 << 20
 """About eight thousand records."""
 RETRY_SECONDS: Final = 1.0
 AUDITED_PER_SECOND: Final = 100
+REFUSED_NAMES_PER_SECOND: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +54,12 @@ class AuditLog:
         queue_bytes: int = QUEUE_BYTES,
         retry_seconds: float = RETRY_SECONDS,
         audited_per_second: int = AUDITED_PER_SECOND,
+        refused_names_per_second: int = REFUSED_NAMES_PER_SECOND,
     ) -> None:
         """Starts the writer. `node` defaults to the host's name; `group` may read the files, if it exists.
 
-        `audited_per_second` records of verdict AUDIT are written of one endpoint; 0: all.
+        `audited_per_second` records of verdict AUDIT are written of one endpoint, and `refused_names_per_second` of
+        DNS that was denied; 0: all.
         """
         self.path = Path(path)
         self._node = platform.node() if node is None else node
@@ -74,8 +78,9 @@ class AuditLog:
         self._failing = ""
         self._loss = ""
         self._audited = RateLimit(audited_per_second)
-        self._left_out: dict[int, int] = {}
-        """Since the last record of verdict AUDIT that was written, by endpoint."""
+        self._refused = RateLimit(refused_names_per_second)
+        self._left_out: dict[tuple[Verdict, int], int] = {}
+        """Since the last record of its kind that was written, by endpoint."""
         self._left_out_ever = 0
         self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
         self._thread.start()
@@ -92,7 +97,7 @@ class AuditLog:
 
     @property
     def left_out(self) -> int:
-        """Records of verdict AUDIT that were over their endpoint's share."""
+        """Records that were over their endpoint's share."""
         return self._left_out_ever
 
     @property
@@ -110,12 +115,14 @@ class AuditLog:
         if not record.is_deny(flow):
             return
         left_out = 0
-        if flow.verdict == Verdict.AUDIT:
-            if not self._audited.allows(str(flow.endpoint), time.monotonic()):
-                self._left_out[flow.endpoint] = self._left_out.get(flow.endpoint, 0) + 1
+        share = self._share(flow)
+        if share is not None:
+            kind = flow.verdict, flow.endpoint
+            if not share.allows(str(flow.endpoint), time.monotonic()):
+                self._left_out[kind] = self._left_out.get(kind, 0) + 1
                 self._left_out_ever += 1
                 return
-            left_out = self._left_out.pop(flow.endpoint, 0)
+            left_out = self._left_out.pop(kind, 0)
         try:
             line = record.encode(record.from_flow(flow, self._node, left_out))
         except (ValueError, TypeError, OverflowError) as error:
@@ -131,6 +138,12 @@ class AuditLog:
                 self._queue.append(line)
                 self._queued_bytes += len(line)
                 self._change.notify_all()
+
+    def _share(self, flow: Flow) -> RateLimit | None:
+        """What of its kind an endpoint may have records of; None: of all."""
+        if flow.verdict == Verdict.AUDIT:
+            return self._audited
+        return self._refused if flow.dns is not None and flow.verdict == Verdict.DROPPED else None
 
     def reopen(self) -> None:
         """Opens the file by its name again: after logrotate has moved it, or space or permission is back."""

@@ -14,7 +14,7 @@ import pytest
 
 from l7observe import record
 from l7observe.audit import AuditLog
-from l7observe.flow import Flow
+from l7observe.flow import DnsSummary, Flow
 from l7policy.verdict import Verdict
 
 Denies = Callable[[int], list[Flow]]
@@ -80,6 +80,23 @@ def test_the_next_audited_record_says_how_many_were_left_out(path: Path, denies:
     log.close()
     found = [record.decode(line) for line in path.read_bytes().splitlines()]
     assert [one.left_out for one in found if one is not None] == [msgspec.UNSET, 3]
+
+
+def test_a_flood_of_refused_questions_is_counted_and_takes_nothing_from_others(path: Path, denies: Denies) -> None:
+    log = AuditLog(path, refused_names_per_second=3)
+    flood, others = denies(40)[:20], denies(40)[20:]
+    for question, other in zip(flood, others, strict=True):
+        question.dns = DnsSummary("tracker.example.net", "A", "REFUSED")
+        log.write(question)
+        log.write(other)
+    time.sleep(0.4)
+    log.write(question)
+    log.close()
+    found = [one for line in path.read_bytes().splitlines() if (one := record.decode(line)) is not None]
+    asked = [one for one in found if one.dns]
+    assert len(found) - len(asked) == 20
+    assert 4 <= len(asked) == 21 - log.left_out < 21
+    assert sum(one.left_out or 0 for one in asked) == log.left_out
 
 
 def test_the_node_is_the_host_unless_told(path: Path, packet_deny: Flow) -> None:
