@@ -12,14 +12,13 @@ from typing import Final
 import msgspec
 
 from l7agent.observation import Observation
-from l7observe import record
-from l7observe.flow import Flow, FlowType
+from l7observe import flowlines
+from l7observe.flow import FlowType
 from l7observe.flowfilter import FlowFilter
-from l7observe.hub import RING, Lost
+from l7observe.hub import RING
 
 _ENDS: Final = {"from": "sources", "to": "destinations", "related": "related"}
 _KNOWN: Final = {"type", "last", "follow", *_ENDS}
-_encode = msgspec.json.Encoder().encode
 
 
 class BadQuery(Exception):
@@ -59,24 +58,11 @@ async def lines(observation: Observation, asked: Wish, node: str) -> AsyncGenera
     hub = observation.hub
     subscription = hub.subscribe(asked.wanted) if asked.follow else None
     try:
-        start = {
-            "type": "start",
-            "node": node,
-            "agent": os.getpid(),
-            "lost": {"kernel": observation.kernel_lost, "proxies": observation.proxies_lost},
-        }
-        yield _encode(start) + b"\n" + b"".join(_line(flow, node) for flow in hub.recent(asked.wanted, asked.last))
+        known = {"kernel": observation.kernel_lost, "proxies": observation.proxies_lost}
+        start = flowlines.encode(flowlines.Start(node, os.getpid(), known))
+        yield start + b"".join(flowlines.encode(flow, node) for flow in hub.recent(asked.wanted, asked.last))
         while subscription is not None and (batch := await subscription.batch()):
-            yield b"".join(_line(one, node) for one in batch)
+            yield b"".join(flowlines.encode(one, node) for one in batch)
     finally:
         if subscription is not None:
             subscription.close()
-
-
-def _line(one: Flow | Lost, node: str) -> bytes:
-    if isinstance(one, Lost):
-        return _encode({"type": "lost", "source": one.source, "count": one.count}) + b"\n"
-    try:
-        return record.encode(record.from_flow(one, node))
-    except (ValueError, OverflowError):  # a time that no calendar has
-        return _encode({"type": "lost", "source": "subscriber", "count": 1}) + b"\n"

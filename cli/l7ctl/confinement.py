@@ -44,6 +44,7 @@ class Confinement:
         try:
             root = cgroups.root()
             made = cls(root / f"{PREFIX}{os.getpid()}", root)
+            made.remove()  # one of a process that had the same number
             made.folder.mkdir()
         except DatapathError as error:
             raise Failure(str(error), code=ExitCode.USAGE) from error
@@ -58,10 +59,8 @@ class Confinement:
             root = cgroups.root()
         except DatapathError:
             return
-        for folder in root.glob(f"{PREFIX}*"):
-            maker = folder.name.removeprefix(PREFIX)
-            if maker.isdecimal() and not Path("/proc", maker).exists():
-                yield cls(folder, root)
+        for folder in left_over(root):
+            yield cls(folder, root)
 
     @property
     def path(self) -> str:
@@ -91,6 +90,14 @@ class Confinement:
             if time.monotonic() > deadline:
                 raise Failure(f"cgroup {self.folder} cannot be removed", "something in it does not end")
             time.sleep(0.01)
+
+
+def left_over(place: Path) -> Iterator[Path]:
+    """What runs whose makers are gone have left in a folder."""
+    for folder in place.glob(f"{PREFIX}*"):
+        maker = folder.name.removeprefix(PREFIX)
+        if maker.isdecimal() and not Path("/proc", maker).exists():
+            yield folder
 
 
 def _identity(user: str) -> list[str]:

@@ -5,29 +5,24 @@ The stream outlives the agent: when it goes, the command waits for the next one,
 how much was lost meanwhile.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import click
 
 from l7ctl.errors import Failure, Unreachable
 from l7ctl.output import line, output_option, styled
 from l7ctl.session import Session, pass_session
-from l7observe import record
+from l7observe import flowlines
 from l7observe.flow import FlowType
-from l7observe.hub import RING
+from l7observe.flowlines import Start
+from l7observe.hub import RING, Lost
 from l7observe.monitorline import monitor_line
+from l7observe.record import AuditRecord
 
 RETRY_SECONDS: Final = 0.5
-_SOURCES: Final = {
-    "subscriber": "this command was too slow",
-    "kernel": "the kernel's ring was full or the rate exceeded",
-    "proxy": "a proxy's buffer was full",
-    "restart": "while l7d was away",
-}
 _COLOURS: Final = {"DROPPED": "red", "ERROR": "red", "AUDIT": "yellow"}
 
 
@@ -87,10 +82,10 @@ def monitor(
     while True:
         gone = time.monotonic()
         for text in _stream(session, [*query, ("last", str(last)), ("follow", follow)], retry=lost is not None):
-            if (start := _start(text)) is not None:
+            if isinstance(start := flowlines.decode(text), Start):
                 if lost is not None:
-                    show.back(time.monotonic() - gone, _more(lost, start["lost"]))
-                lost = start["lost"]
+                    show.back(time.monotonic() - gone, _more(lost, start.lost))
+                lost = start.lost
                 continue
             show.line(text)
         if no_follow:
@@ -120,13 +115,6 @@ def _stream(session: Session, query: list[tuple[str, str]], *, retry: bool) -> I
         return
 
 
-def _start(text: bytes) -> dict[str, Any] | None:
-    if not text.startswith(b'{"type":"start"'):
-        return None
-    start: dict[str, Any] = json.loads(text)
-    return start
-
-
 def _more(before: dict[str, int], now: dict[str, int]) -> int:
     """Lost in between. A counter that is smaller now began anew."""
     return sum(
@@ -143,11 +131,15 @@ class Printer:
 
     def line(self, text: bytes) -> None:
         """One line of the stream, or of a file that it was written to."""
-        found = record.decode(text)
-        if found is None:
-            self._lost(text)
-        elif self._json:
-            click.echo(text.rstrip(b"\n"))
+        self._show(flowlines.decode(text), text.rstrip(b"\n"))
+
+    def _show(self, found: AuditRecord | Lost | Start | None, text: bytes) -> None:
+        if found is None or isinstance(found, Start):
+            raise Failure("a line is neither a flow nor a loss", "is it from `l7ctl monitor -o json`?")
+        if self._json:
+            click.echo(text)
+        elif isinstance(found, Lost):
+            line(styled(f">> {flowlines.sentence(found)}", "yellow"))
         else:
             line(styled(monitor_line(found, verbose=self._verbose), _COLOURS.get(found.verdict, "")))
         sys.stdout.flush()
@@ -160,15 +152,5 @@ class Printer:
         """The agent is there again."""
         self.note(f"l7d is back after {seconds:.1f} s; flows lost meanwhile: {lost}")
         if lost:
-            self._lost(json.dumps({"type": "lost", "source": "restart", "count": lost}).encode())
-
-    def _lost(self, text: bytes) -> None:
-        try:
-            lost = json.loads(text)
-            count, source = int(lost["count"]), str(lost["source"])
-        except (ValueError, KeyError, TypeError):
-            raise Failure("a line is neither a flow nor a loss", "is it from `l7ctl monitor -o json`?") from None
-        if self._json:
-            click.echo(text.rstrip(b"\n"))
-        else:
-            line(styled(f">> lost {count} flows: {_SOURCES.get(source, source)}", "yellow"))
+            told = Lost("restart", lost)
+            self._show(told, flowlines.encode(told).rstrip(b"\n"))

@@ -17,10 +17,10 @@ import click
 from l7ctl.errors import ExitCode, Failure
 from l7ctl.output import output_option, table
 from l7ctl.session import Session, pass_session
-from l7observe import record
+from l7observe import flowlines, record
 from l7observe.compact import compact
 from l7observe.flow import FlowType
-from l7observe.hub import RING
+from l7observe.hub import RING, Lost
 from l7observe.record import AuditRecord
 from l7observe.recordfilter import End, FilterError, RecordFilter, expressions, status
 from l7policy.verdict import Reason, Verdict
@@ -123,11 +123,10 @@ class _Shown:
     def chosen(self, lines: Iterable[bytes]) -> Iterator[AuditRecord]:
         """The records of a stream that are wanted. What was lost on the way is told at once."""
         for text in lines:
-            found = record.decode(text)
-            if found is None:
-                if text.startswith(b'{"type":"lost"'):
-                    click.echo(f"l7ctl: {text.decode()}", err=True)
-            elif self.wanted.accepts(found) != self.inverted:
+            found = flowlines.decode(text)
+            if isinstance(found, Lost):
+                click.echo(f"l7ctl: {flowlines.sentence(found)}", err=True)
+            elif isinstance(found, AuditRecord) and self.wanted.accepts(found) != self.inverted:
                 yield found
 
     def print(self, one: AuditRecord) -> None:

@@ -21,7 +21,7 @@ from l7agent import cleanup, config, preflight
 from l7agent.config import Config
 from l7bpf.errors import DatapathError
 from l7ctl.client import Client
-from l7ctl.confinement import PREFIX, Confinement
+from l7ctl.confinement import PREFIX, Confinement, left_over
 from l7ctl.errors import ExitCode, Failure, Unreachable
 
 FOLDER: Final = Path("/run")
@@ -34,10 +34,8 @@ def sweep() -> None:
     """Takes away what runs that crashed have left: commands, programs, tables, folders. Raises Failure."""
     for confinement in Confinement.stale():
         confinement.remove()
-    for folder in FOLDER.glob(f"{PREFIX}*"):
-        maker = folder.name.removeprefix(PREFIX)
-        if maker.isdecimal() and not Path("/proc", maker).exists():
-            _remove(folder)
+    for folder in left_over(FOLDER):
+        _remove(folder)
 
 
 @contextlib.contextmanager
@@ -48,6 +46,7 @@ def daemon(policies: Mapping[str, str]) -> Iterator[Client]:
         message = f"{missing.name}: found {missing.found}, need {missing.needed}"
         raise Failure(message, missing.remedy, code=ExitCode.USAGE)
     folder = FOLDER / f"{PREFIX}{os.getpid()}"
+    _remove(folder)  # one of a process that had the same number
     settings = _prepare(folder, policies)
     log = folder / "l7d.log"
     try:

@@ -6,6 +6,7 @@ code: the command's own, or 125 to 127 as of env(1) if it could not be started.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -28,14 +29,17 @@ from l7ctl.errors import ExitCode, Failure, Unreachable
 from l7ctl.output import count, table
 from l7ctl.session import Session, pass_session
 from l7ctl.tally import COLUMNS, Tally
-from l7observe import record
+from l7observe import flowlines
 from l7observe.columns import printable
+from l7observe.hub import Lost
+from l7observe.record import AuditRecord
 from l7policy import documents
 
 NOT_FOUND: Final = 127
 SIGNALLED: Final = 128
 SETTLE_SECONDS: Final = 0.3
 """Records are handed over in batches: how long the last ones may take."""
+_DEVICES: Final = (Path("/dev"), Path("/dev/fd"))
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 _WATCHED: Final = """\
@@ -107,7 +111,8 @@ def run(
         body = {"cgroup": confinement.path, "name": tally.endpoint, "labels": list(told), "audit": audit}
         client.post("/endpoints", body)
         stack.callback(client.delete, "/endpoints", tally.endpoint)
-        with _watched(client, tally):
+        watched = _watched(client, tally) if not quiet or reported or policy else contextlib.nullcontext()
+        with watched:
             code = _run(confinement.command(command, user))
         if not quiet:
             _tell(tally, audited=audit, suggested=suggest is not None)
@@ -152,21 +157,25 @@ def _daemon(session: Session, policies: tuple[str, ...], audit: bool) -> Iterato
 
 @contextlib.contextmanager
 def _watched(client: Client, tally: Tally) -> Iterator[None]:
-    """Tallies what the workload does until the block ends, and a moment longer."""
-    began = threading.Event()
+    """Tallies what the workload does until the block ends, and a moment longer. Raises Failure if that cannot begin."""
     query = [("type", kind) for kind in ("policy-verdict", "drop", "l7")] + [("follow", "true")]
+    lines = client.stream("/flows", query)
+    if next(lines, None) is None:
+        raise Failure("l7d went away before the command began")
 
     def listen() -> None:
-        with contextlib.suppress(Unreachable):  # it went; what it did not tell is not known
-            for text in client.stream("/flows", query):
-                began.set()
-                found = record.decode(text)
-                if found is not None:
-                    tally.add(found)
+        for text in lines:
+            match flowlines.decode(text):
+                case AuditRecord() as one:
+                    tally.add(one)
+                case Lost(count=count):
+                    tally.lost += count
+                case _:  # a later daemon's kind of line
+                    pass
+        tally.broken = "l7d went away while the command ran"
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    began.wait(SETTLE_SECONDS * 10)
     yield
     listener.join(SETTLE_SECONDS)
 
@@ -193,7 +202,11 @@ def _run(argv: list[str]) -> int:
 def _tell(tally: Tally, *, audited: bool, suggested: bool) -> None:
     lines = tally.sorted()
     click.echo("", err=True)
-    if not lines:
+    if tally.broken:
+        click.echo(f"l7ctl: {tally.broken}; what it did after that is not known", err=True)
+    if tally.lost:
+        click.echo(f"l7ctl: {count(tally.lost, 'flow')} came too fast to be told of", err=True)
+    if not lines and not tally.broken:
         click.echo("l7ctl: it did not use the network", err=True)
         return
     table(COLUMNS, lines, err=True)
@@ -211,10 +224,18 @@ def _label(command: str) -> str:
 
 
 def _opened(path: Path) -> TextIO:
-    """The file, made if need be, with what it holds left as it is until `_write`. Raises Failure."""
+    """The file, made if need be, with what it holds left as it is until `_write`. Raises Failure.
+
+    Who may write to the folder could have put a link there, to have root write elsewhere; below /dev nobody else may.
+    """
+    follow = 0 if path.parent in _DEVICES else os.O_NOFOLLOW
     try:
-        return path.open("a")
+        return open(path, "a", opener=lambda name, flags: os.open(name, flags | follow, 0o666))
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Failure(
+                f"{path} is a link, and not written through", "name the file itself", code=ExitCode.USAGE
+            ) from error
         raise Failure(f"cannot write {path}: {error.strerror or error}", code=ExitCode.USAGE) from error
 
 

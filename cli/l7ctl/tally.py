@@ -60,6 +60,9 @@ class Tally:
     others: int = 0
     """Flows over `LIMIT`."""
     lost: int = 0
+    """Flows that were not told of."""
+    broken: str = ""
+    """Why what came later is not known; empty if all of it was told."""
 
     def add(self, record: AuditRecord) -> None:
         """One record; those of others are passed over."""
@@ -94,6 +97,7 @@ class Tally:
             "names": sorted(self.asked),
             "others": self.others,
             "lost": self.lost,
+            "complete": not (self.broken or self.lost),
         }
 
     def policy(self, labels: Mapping[str, str], name: str) -> str:

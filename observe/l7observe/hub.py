@@ -32,7 +32,7 @@ class Kept(NamedTuple):
     flows: Callable[[], list[Flow]]
 
 
-class Lost(msgspec.Struct, frozen=True):
+class Lost(msgspec.Struct, frozen=True, tag="lost", tag_field="type"):
     """Flows that a subscriber will never see."""
 
     source: str

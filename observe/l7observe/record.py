@@ -245,7 +245,10 @@ def decode(line: bytes | str) -> AuditRecord | None:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC. Raises ValueError or OverflowError for a time no calendar has."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except OSError as error:  # what the C library says of some of them
+        raise ValueError(f"{seconds}: no calendar has this time") from error
 
 
 def _subject(flow: Flow) -> FlowPeer:

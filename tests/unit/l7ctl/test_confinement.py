@@ -58,6 +58,17 @@ def test_what_a_process_that_is_gone_has_left_is_found(confinement: Confinement)
         left.rmdir()
 
 
+def test_what_a_process_of_the_same_number_has_left_makes_room() -> None:
+    left = cgroups.root() / f"{PREFIX}{os.getpid()}"
+    (left / "below").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        (left / "cgroup.procs").write_text(str(sleeper.pid))
+        made = Confinement.make()
+        assert sleeper.wait(5) != 0
+    assert list(made.folder.glob("*/")) == []
+    made.remove()
+
+
 def test_a_user_that_is_not_there_is_wrong_use(confinement: Confinement) -> None:
     with pytest.raises(Failure, match="no user 'no-such-user'") as caught:
         confinement.command(["true"], "no-such-user")
