@@ -105,7 +105,9 @@ class DatapathLab:
         folder = lab.folder / "bench"
         folder.mkdir()
         config = folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, listen=f"listen {PORT} backlog=4096;"))
+        config.write_text(
+            NGINX.format(folder=folder, listen=f"listen {PORT} backlog=4096;", certificates=lab.web.folder)
+        )
         argv = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
         lab.start(lab.outside, argv, "bench-nginx").wait_listening(PORT)
         lab.start(lab.outside, ["iperf3", "-s"], "iperf3").wait_listening(BULK_PORT)

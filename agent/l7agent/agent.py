@@ -474,7 +474,7 @@ class Agent:
 
     async def _sweep_flows(self) -> None:
         while True:
-            await asyncio.to_thread(self.kernel.sweep_flows)
+            await asyncio.to_thread(self.kernel.evictions.sweep)
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _watch_node(self) -> None:

@@ -11,14 +11,13 @@ from typing import Final
 from l7agent.agent import Agent
 from l7agent.datapath import Datapath
 from l7agent.endpoints import Endpoint
+from l7agent.evictions import EVICTING
 from l7agent.fills import Fill
-from l7bpf.errors import DatapathError
+from l7bpf.errors import DatapathError, size_key
 from l7policy.ids import EndpointId
 
 FULL: Final = 0.9
 """From this share on a table that does not evict is about to refuse rules, names or workloads."""
-EVICTING: Final = frozenset(("conntrack", "fragments", "host_flows"))
-"""Tables that make room by themselves: full is what they are meant to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def problems(agent: Agent, tables: Iterable[Fill], programs: Programs) -> Iterat
             yield f"{process.slot.name} is {process.state}" + (f": {process.problem}" if process.problem else "")
     for name, entries, capacity in tables:
         if name not in EVICTING and entries >= FULL * capacity:
-            yield f"kernel table {name} holds {entries} of {capacity} entries (config key maps)"
+            yield f"kernel table {name} holds {entries} of {capacity} entries (config key maps.{size_key(name)})"
     if agent.policy_load_error:
         yield "the policy files were not loaded"
     if agent.endpoints_load_error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from l7agent.compilation import Compiled
 from l7agent.endpoints import Endpoint
+from l7agent.evictions import EVICTING, Evictions
 from l7agent.policyids import PolicyIds
 from l7bpf.errors import DatapathError
 from l7bpf.flows import ConntrackEntry, ConntrackKey
@@ -64,8 +65,7 @@ class KernelState:
         self._identities: dict[IdentityId, Labels] = {}
         self._selector_labels: dict[int, str] = {}
         self._staged: _Staged | None = None
-        self.flows_expired = 0
-        """Entries swept away since this agent started."""
+        self.evictions = Evictions(maps)
         self._adopted = False
         """Whether the rows of an agent before this one are swept: the first `collect` does it."""
         in_use = {row.policy_id for _, row in maps.endpoints.items()}
@@ -319,21 +319,23 @@ class KernelState:
         row = self._maps.ipcache.get(address)
         return WORLD if row is None else row.identity
 
-    def sweep_flows(self) -> None:
-        """Removes the flows that are over. Blocking, for a thread: it reads the whole table."""
-        self.flows_expired += self._maps.conntrack.sweep().expired
-
     def fills(self) -> list[tuple[str, int, int]]:
         """Name, entries and capacity of each table that can fill up. Reads them all: not for the loop."""
         tables = self._maps
-        return [
+        fills = [
             (table.name, len(table), table.capacity)
             for table in (
                 tables.endpoints,
+                tables.endpoint_by_address,
                 tables.ipcache,
                 tables.policy,
                 tables.conntrack,
                 tables.fragments,
+                tables.host_flows,
                 tables.fqdn_identities,
             )
         ]
+        for name, entries, _ in fills:
+            if name in EVICTING:
+                self.evictions.count(name, entries)
+        return fills

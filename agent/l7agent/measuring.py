@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from l7agent import dataplane, views
 from l7agent.agent import Agent
+from l7agent.evictions import EVICTING
 from l7agent.supervisor import DataProcess
 from l7bpf.layouts import METRIC_AUDITED, METRIC_CONNTRACK_MADE, METRIC_FORWARDED, METRIC_REDIRECTED, Metric
 from l7observe.metrics import Sample, histogram
@@ -67,7 +68,9 @@ def _kernel(agent: Agent) -> Iterator[Sample]:
     yield Sample("redirect_count_total", (), counters.get(METRIC_REDIRECTED, none).packets)
     yield Sample("audit_count_total", (), counters.get(METRIC_AUDITED, none).packets)
     yield Sample("conntrack_created_total", (), counters.get(METRIC_CONNTRACK_MADE, none).packets)
-    yield Sample("conntrack_expired_total", (), agent.kernel.flows_expired)
+    yield Sample("conntrack_expired_total", (), agent.kernel.evictions.expired["conntrack"])
+    for name in sorted(EVICTING):
+        yield Sample("bpf_map_evicted_total", (name,), agent.kernel.evictions.evicted[name])
     yield Sample("lost_events_total", ("drop",), agent.kernel.events_lost())
     yield Sample("lost_events_total", ("passed",), agent.kernel.passed_lost())
     yield Sample("lost_events_total", ("proxy",), agent.observation.proxies_lost)

@@ -102,7 +102,7 @@ def status(agent: Agent, fills: Count, programs: health.Programs) -> View:
         else {"packets": 0, "bytes": 0},
         "events_lost": agent.kernel.events_lost(),
         "subscribers": agent.observation.hub.subscribers,
-        "flows_expired": agent.kernel.flows_expired,
+        "flows_expired": agent.kernel.evictions.expired["conntrack"],
     }
 
 

@@ -25,6 +25,7 @@ LIFETIME_TCP_NS: Final = 8000 * SECOND_NS
 LIFETIME_BEGUN_NS: Final = 60 * SECOND_NS
 LIFETIME_CLOSING_NS: Final = 10 * SECOND_NS
 LIFETIME_OTHERS_NS: Final = 60 * SECOND_NS
+LIFETIME_FRAGMENTS_NS: Final = 30 * SECOND_NS
 
 TCP: Final = 6
 
@@ -157,6 +158,10 @@ class FragmentEntry:
         ports = (PORT.pack(port) for port in (self.source_port, self.destination_port, self.port))
         rest = (self.protocol, self.flags, self.opaque, self.complete)
         return self.LAYOUT.pack(self.begun_ns, self.end, *ports, *rest)
+
+    def alive(self, now_ns: int) -> bool:
+        """Whether the programs still go by it (`follow_fragments` in fragments.h)."""
+        return silent_ns(self.begun_ns, now_ns) <= LIFETIME_FRAGMENTS_NS
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:

@@ -1,27 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's tables, typed: keys and rows are the dataclasses of `l7bpf.layouts`.
 
-Each operation is one system call and takes effect for the next packet. Nothing is cached, so that several processes may
-share a table. Failure verdict: `MapFull` when there is no room, `DatapathError` when a table is not there; any other
-refusal of the kernel is an `OSError`. The entry that was there before stays.
+Failure verdicts: those of `l7bpf.pinned`.
 """
 
-import contextlib
-import errno
 import hashlib
 import mmap
-import os
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from l7bpf import libbpf
-from l7bpf.errors import DatapathError, MapFull
-from l7bpf.flows import ConntrackEntry, ConntrackKey, FragmentEntry, FragmentKey
-from l7bpf.hostflows import CgroupEndpoint, HostFlow
+from l7bpf.flowtables import Conntrack, Fragments, HostFlows
+from l7bpf.hostflows import CgroupEndpoint
 from l7bpf.layouts import (
     U32,
     WHOLE,
@@ -31,29 +24,12 @@ from l7bpf.layouts import (
     FqdnIdentity,
     IpcacheEntry,
     IpcacheKey,
-    Layout,
     ListenerKey,
     Metric,
     PolicyEntry,
     PolicyKey,
 )
-from l7bpf.mapspecs import MAPS, MapSpec
-
-K = TypeVar("K", bound=Layout)
-V = TypeVar("V", bound=Layout)
-
-_BATCH = 1024
-_PROTOCOL = 36
-"""Where a conntrack key has its protocol."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What `Conntrack.sweep` met."""
-
-    alive: int
-    expired: int
-    """Removed."""
+from l7bpf.pinned import Pinned, Table, raw_batches
 
 
 def hash64(label: str) -> int:
@@ -61,103 +37,7 @@ def hash64(label: str) -> int:
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 
-def raw_batches(fd: int, key_size: int, value_size: int, capacity: int) -> Iterator[tuple[bytes, bytes]]:
-    """Every entry of a table that has batch reads, some twice or not at all if others write meanwhile.
-
-    Many at a time: their keys behind each other, and their values.
-    """
-    position: bytes | None = None
-    limit = min(_BATCH, capacity)
-    while True:
-        try:
-            position, keys, values = libbpf.lookup_batch(fd, position, key_size, value_size, limit)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or limit >= capacity:
-                raise
-            limit = min(limit * 4, capacity)  # one bucket holds more than we asked for
-            continue
-        yield keys, values
-        if position is None:
-            return
-
-
-def raw_rows(fd: int, key_size: int, value_size: int, capacity: int) -> Iterator[tuple[bytes, bytes]]:
-    """As `raw_batches`, one by one."""
-    for keys, values in raw_batches(fd, key_size, value_size, capacity):
-        for number in range(len(keys) // key_size):
-            yield (
-                keys[number * key_size : (number + 1) * key_size],
-                values[number * value_size : (number + 1) * value_size],
-            )
-
-
-class _Pinned:
-    """A table opened by its name below the pins."""
-
-    name: str
-
-    def __init__(self, pins: Path) -> None:
-        self.spec: MapSpec = MAPS[self.name]
-        path = pins / "maps" / self.name
-        try:
-            self.fd = libbpf.obj_get(path)
-        except OSError as error:
-            raise DatapathError(f"{path}: {error.strerror}; is the datapath loaded?") from error
-        info = libbpf.map_info(self.fd)
-        if (info.key_size, info.value_size) != (self.spec.key_size, self.spec.value_size):
-            self.close()
-            raise DatapathError(f"{path} has another layout: it belongs to another version")
-        self.capacity = info.max_entries
-
-    def close(self) -> None:
-        """Lets the descriptor go; the table stays."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def _write(self, key: bytes, value: bytes) -> None:
-        try:
-            libbpf.update(self.fd, key, value)
-        except OSError as error:
-            if error.errno in {errno.E2BIG, errno.ENOSPC, errno.ENOMEM}:
-                raise MapFull(self.name, self.capacity) from error
-            raise
-
-    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every entry, some twice or not at all if others write meanwhile."""
-        return raw_rows(self.fd, self.spec.key_size, self.spec.value_size, self.capacity)
-
-    def __len__(self) -> int:
-        """Counts by reading them all: for status pages, not for hot paths."""
-        return sum(1 for _ in self._rows())
-
-
-class Table(_Pinned, Generic[K, V]):
-    """A table of plain rows."""
-
-    key: type[K]
-    row: type[V]
-
-    def get(self, key: K) -> V | None:
-        """The row, or None. In a trie: of the longest prefix that covers the key."""
-        data = libbpf.lookup(self.fd, key.pack(), self.spec.value_size)
-        return None if data is None else self.row.unpack(data)
-
-    def update(self, key: K, row: V) -> None:
-        """Writes the row, new or over the old one."""
-        self._write(key.pack(), row.pack())
-
-    def delete(self, key: K) -> bool:
-        """Removes the row; False if there was none."""
-        return libbpf.delete(self.fd, key.pack())
-
-    def items(self) -> Iterator[tuple[K, V]]:
-        """Every row."""
-        for key, value in self._rows():
-            yield self.key.unpack(key), self.row.unpack(value)
-
-
-class _Numbers(_Pinned):
+class _Numbers(Pinned):
     """Tables from something to an endpoint's id."""
 
     def _get(self, key: bytes) -> int | None:
@@ -165,7 +45,7 @@ class _Numbers(_Pinned):
         return None if data is None else U32.unpack(data).value
 
 
-class Endpoints(_Pinned):
+class Endpoints(Pinned):
     """endpoint id → Endpoint. One write flips an endpoint to another policy."""
 
     name = "endpoints"
@@ -225,7 +105,7 @@ class EndpointByAddress(_Numbers):
             yield AddressKey.unpack(key).address, U32.unpack(value).value
 
 
-class Ipcache(_Pinned):
+class Ipcache(Pinned):
     """Prefix → identity. `get` finds the longest prefix that covers an address."""
 
     name = "ipcache"
@@ -262,55 +142,7 @@ class PolicyMap(Table[PolicyKey, PolicyEntry]):
     row = PolicyEntry
 
 
-class Conntrack(Table[ConntrackKey, ConntrackEntry]):
-    """Flows that were judged. The kernel evicts the least recently used."""
-
-    name = "conntrack"
-    key = ConntrackKey
-    row = ConntrackEntry
-
-    def sweep(self) -> "Sweep":
-        """Removes the flows that are over. Blocking, and long for a full table: for a thread.
-
-        The programs ignore such entries anyhow, but they take the place of others. One that a packet renews while we
-        look is put back, unless the flow has begun anew in that moment.
-        """
-        alive = expired = 0
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        for key, value in self._rows():
-            protocol = key[_PROTOCOL]
-            if self.row.unpack(value).alive(protocol, now):
-                alive += 1
-                continue
-            taken = libbpf.take(self.fd, key, self.spec.value_size)
-            if taken is None:
-                continue
-            if not self.row.unpack(taken).alive(protocol, now):
-                expired += 1
-                continue
-            with contextlib.suppress(FileExistsError):
-                libbpf.update(self.fd, key, taken, libbpf.BPF_NOEXIST)
-            alive += 1
-        return Sweep(alive, expired)
-
-
-class Fragments(Table[FragmentKey, FragmentEntry]):
-    """Packets that come in fragments. The kernel evicts the least recently used."""
-
-    name = "fragments"
-    key = FragmentKey
-    row = FragmentEntry
-
-
-class HostFlows(Table[ConntrackKey, HostFlow]):
-    """Flows of the node's own processes, and whose they are. The kernel evicts the least recently used."""
-
-    name = "host_flows"
-    key = ConntrackKey
-    row = HostFlow
-
-
-class CgroupEndpoints(_Pinned):
+class CgroupEndpoints(Pinned):
     """Cgroup → whose endpoint it is. The kernel makes a row, of zeros, with the first program, and takes it away."""
 
     name = "cgroup_endpoints"
@@ -324,7 +156,7 @@ class CgroupEndpoints(_Pinned):
         self._write(row.cgroup_id.to_bytes(8, sys.byteorder), row.pack())
 
 
-class Uplinks(_Pinned):
+class Uplinks(Pinned):
     """Interfaces whose program can turn a packet back to a proxy. The value says nothing."""
 
     name = "uplinks"
@@ -339,7 +171,7 @@ class Uplinks(_Pinned):
         return {U32.unpack(key).value for key, _ in self._rows()}
 
 
-class FqdnIdentities(_Pinned):
+class FqdnIdentities(Pinned):
     """Identity that the DNS process made → its base identity and selectors."""
 
     name = "fqdn_identities"
@@ -359,7 +191,7 @@ class FqdnIdentities(_Pinned):
             yield U32.unpack(key).value, FqdnIdentity.unpack(value)
 
 
-class ConfigMap(_Pinned):
+class ConfigMap(Pinned):
     """The revision that new verdicts are dated with. Reading it is a memory access."""
 
     name = "config"
@@ -392,7 +224,7 @@ class ConfigMap(_Pinned):
         super().close()
 
 
-class Listeners(_Pinned):
+class Listeners(Pinned):
     """Where the proxies listen. A socket that is closed leaves by itself."""
 
     name = "listeners"
@@ -426,7 +258,7 @@ class Listeners(_Pinned):
             key = libbpf.next_key(self.fd, key, self.spec.key_size)
 
 
-class Metrics(_Pinned):
+class Metrics(Pinned):
     """Packets and bytes by reason (layouts.METRIC_… for the rows that are none), summed over the processors."""
 
     name = "metrics"
@@ -472,7 +304,7 @@ class Maps:
     @classmethod
     def open(cls, pins: Path) -> Self:
         """Opens every table pinned below `pins`; all or none."""
-        opened: list[_Pinned] = []
+        opened: list[Pinned] = []
         try:
             for kind in (
                 Endpoints,
@@ -497,7 +329,7 @@ class Maps:
             raise
         return cls(*opened)  # type: ignore[arg-type]
 
-    def all(self) -> tuple[_Pinned, ...]:
+    def all(self) -> tuple[Pinned, ...]:
         return tuple(getattr(self, field.name) for field in fields(self))
 
     def close(self) -> None:

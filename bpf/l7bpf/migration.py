@@ -22,8 +22,8 @@ from typing import Final
 
 from l7bpf import bpffs, libbpf
 from l7bpf.errors import DatapathError, MapFull
-from l7bpf.maps import raw_rows
 from l7bpf.mapspecs import MAPS
+from l7bpf.pinned import raw_rows
 
 Convert = Callable[[bytes, bytes], tuple[bytes, bytes] | None]
 """A row's key and value in the next layout, or None to leave it behind."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from l7bpf.flows import CONNTRACK_DENIED, ConntrackEntry, ConntrackKey
 from l7bpf.hostflows import HOST_SIDE_DENIED, HostFlow
 from l7bpf.layouts import pack_address
-from l7bpf.maps import Maps, raw_rows
+from l7bpf.maps import Maps
+from l7bpf.pinned import raw_rows
 
 _DESTINATION = slice(16, 32)
 """Where a key has it."""

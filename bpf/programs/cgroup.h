@@ -139,7 +139,7 @@ static __always_inline u8 make_host(struct packet *p, struct judgement *j, u32 o
 		return 0;
 	own->revision = j->revision;
 	own->endpoint_id = own_id;
-	return host_flows.update(&p->flow, &new) ? REASON_CONNTRACK_FULL : 0;
+	return host_flow_make(&p->flow, &new);
 }
 
 static __always_inline u8 remember_inner(struct packet *p, struct judgement *j, u32 own_id,
@@ -154,7 +154,7 @@ static __always_inline u8 remember_inner(struct packet *p, struct judgement *j, 
 		.inner = 1,
 	};
 
-	return host_flows.update(&p->flow, &new) ? REASON_CONNTRACK_FULL : 0;
+	return host_flow_make(&p->flow, &new);
 }
 
 /*
@@ -237,8 +237,8 @@ static __always_inline u8 track_host(struct __sk_buff *skb, struct packet *p, st
 		reason = REASON_REDIRECT_IMPOSSIBLE;
 	if (!reason && j->answer_barred) {
 		/* It may pass and makes no flow, see forget(). */
-		if (f)
-			host_flows.delete(&p->flow);
+		if (f && !host_flows.delete(&p->flow))
+			count(METRIC_HOST_FLOWS_GONE, 0);
 		return p->flags & PACKET_REVERSE ? j->answer_barred : 0;
 	}
 	if (f)

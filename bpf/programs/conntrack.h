@@ -103,15 +103,20 @@ static __always_inline void conntrack_touch(struct conntrack_entry *e, const str
 	__sync_fetch_and_add(&e->bytes, length);
 }
 
-/* Remembers a new flow. 0 or the reason to drop. The table makes room for it by itself, and does not
- * tell: what was made and is neither there nor was deleted was evicted. */
-static __always_inline u8 conntrack_make(const struct conntrack_key *k,
-					 const struct conntrack_entry *e)
+/* Remembers a new flow, in the place of an older one of its tuple. 0 or the reason to drop. */
+static __always_inline u8 conntrack_make(struct conntrack_key *k, struct conntrack_entry *e)
 {
-	if (conntrack.update((struct conntrack_key *)k, (struct conntrack_entry *)e))
-		return REASON_CONNTRACK_FULL;
-	count(METRIC_CONNTRACK_MADE, 0);
-	return 0;
+	if (!conntrack.insert(k, e)) {
+		count(METRIC_CONNTRACK_MADE, 0);
+		return 0;
+	}
+	return conntrack.update(k, e) ? REASON_CONNTRACK_FULL : 0;
+}
+
+static __always_inline void conntrack_forget(struct conntrack_key *k)
+{
+	if (!conntrack.delete(k))
+		count(METRIC_CONNTRACK_GONE, 0);
 }
 
 #define UNRELATED	 0

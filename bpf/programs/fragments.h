@@ -61,6 +61,10 @@ static __always_inline u8 follow_fragments(struct __sk_buff *skb, struct packet 
 	new.port = p->port;
 	new.flags = p->flags &(PACKET_ECHO_REQUEST | PACKET_ECHO_REPLY);
 	new.opaque = p->opaque;
-	fragments.update(&k, &new); /* no room: then those that follow find nothing, and drop */
+	if (!fragments.insert(&k, &new))
+		count(METRIC_FRAGMENTS_MADE, 0);
+	else
+		fragments.update(&k,
+				 &new); /* no room: then those that follow find nothing, and drop */
 	return 0;
 }

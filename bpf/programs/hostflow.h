@@ -51,6 +51,16 @@ static __always_inline struct host_flow *host_flow_find(struct packet *p, int sy
 	return 0;
 }
 
+/* Remembers a new flow, in the place of an older one of its tuple. 0 or the reason to drop. */
+static __always_inline u8 host_flow_make(struct conntrack_key *k, struct host_flow *f)
+{
+	if (!host_flows.insert(k, f)) {
+		count(METRIC_HOST_FLOWS_MADE, 0);
+		return 0;
+	}
+	return host_flows.update(k, f) ? REASON_CONNTRACK_FULL : 0;
+}
+
 /* For steer(): which proxy a packet of a process of the node is for, 0 if for none. */
 static __always_inline u8 host_proxy(const struct conntrack_key *flow, u32 *endpoint_id,
 				     u32 *revision)

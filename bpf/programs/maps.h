@@ -183,12 +183,18 @@ struct metric {
  * Rows of `metrics` that are not a reason. Row 0, REASON_NONE, counts what was forwarded, audited
  * packets among it; METRIC_AUDITED counts those that were reported. METRIC_PASSED_LOST counts
  * verdicts and traces that somebody listened for, METRIC_EVENTS_LOST drops that nobody will hear of.
+ * An LRU table makes room by itself and does not tell: what was made, is not there, and was not
+ * deleted was evicted.
  */
-#define METRIC_CONNTRACK_MADE 251
-#define METRIC_PASSED_LOST    252
-#define METRIC_AUDITED	      253
-#define METRIC_REDIRECTED     254
-#define METRIC_EVENTS_LOST    255
+#define METRIC_FRAGMENTS_MADE  247
+#define METRIC_HOST_FLOWS_GONE 248 /* deleted by a program */
+#define METRIC_HOST_FLOWS_MADE 249
+#define METRIC_CONNTRACK_GONE  250 /* likewise */
+#define METRIC_CONNTRACK_MADE  251
+#define METRIC_PASSED_LOST     252
+#define METRIC_AUDITED	       253
+#define METRIC_REDIRECTED      254
+#define METRIC_EVENTS_LOST     255
 
 struct event {
 	u64 time_ns; /* CLOCK_BOOTTIME */

@@ -38,7 +38,8 @@ static __always_inline int turn_back(struct __sk_buff *skb)
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
-/* The replies to a proxy's upstream socket must come back to it, also from a port of its own. */
+/* The replies to a proxy's upstream socket must come back to it, also from a port of its own, and also
+ * when a full table has let go of the flow since it began. */
 static __always_inline u8 remember_upstream(struct packet *p, u32 length)
 {
 	struct conntrack_entry *e, new = {};
@@ -46,17 +47,16 @@ static __always_inline u8 remember_upstream(struct packet *p, u32 length)
 
 	if (p->flags & PACKET_FRAGMENT)
 		return 0;
-	if (!(p->flags & PACKET_SYN) && p->flow.protocol != IPPROTO_UDP) {
-		if (!(p->tcp_flags & TCP_RST))
-			return 0;
+	e = conntrack.lookup(&p->flow);
+	if (p->tcp_flags & TCP_RST) {
 		/* A server that the proxy resets says no more: with the client's FIN all is over. */
-		e = conntrack.lookup(&p->flow);
 		if (e)
 			e->state |= CONNTRACK_FIN_ANSWER;
 		return 0;
 	}
-	e = conntrack.lookup(&p->flow);
 	if (e && conntrack_alive(e, p->flow.protocol, now)) {
+		if (e->upstream && !(p->flags & PACKET_SYN) && p->flow.protocol == IPPROTO_TCP)
+			return 0;
 		e->last_seen_ns = now;
 		e->upstream = 1;
 		if (e->state & CONNTRACK_FIN_ANSWER)

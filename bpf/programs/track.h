@@ -38,11 +38,11 @@ static __always_inline u8 renew(struct packet *p, struct judgement *j, struct co
  * speak to the workload is not to let the workload ask it unheard. The price is that a client which
  * sends from such a port (a name server that asks from port 53) has its answers go to the proxy.
  */
-static __always_inline u8 forget(const struct packet *p, const struct conntrack_entry *e, u8 reason)
+static __always_inline u8 forget(struct packet *p, const struct conntrack_entry *e, u8 reason)
 {
 	if (!e)
 		return 0;
-	conntrack.delete(&p->flow);
+	conntrack_forget(&p->flow);
 	/* This one is lost. The workload's next datagram begins a flow of its own. */
 	return p->flags & PACKET_REVERSE ? reason : 0;
 }
@@ -116,7 +116,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 		/* Under another policy who began matters: each packet speaks for its own side again. */
 		if (flags & CONNTRACK_GUESSED && e->revision != j->revision && !e->proxy &&
 		    !e->upstream) {
-			conntrack.delete(&p->flow);
+			conntrack_forget(&p->flow);
 			e = 0;
 			flags = 0;
 			if (p->flags & PACKET_REVERSE)

@@ -62,6 +62,12 @@ FAMILIES: Final = {
         Family("bpf_map_entries", "gauge", "Entries of a kernel table, counted at most 5 seconds ago", ("map_name",)),
         Family("bpf_map_capacity", "gauge", "Entries that a kernel table can hold", ("map_name",)),
         Family("bpf_map_pressure", "gauge", "Share of a kernel table that is in use, 0 to 1", ("map_name",)),
+        Family(
+            "bpf_map_evicted_total",
+            "counter",
+            "Rows that a full kernel table pushed out, counted with the entries, since the agent started",
+            ("map_name",),
+        ),
         Family("conntrack_created_total", "counter", "Flows that the kernel began to remember"),
         Family("conntrack_expired_total", "counter", "Flows that were over and removed, since the agent started"),
         Family("lost_events_total", "counter", "Events nobody will hear of: drop, passed or proxy", ("source",)),

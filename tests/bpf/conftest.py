@@ -282,7 +282,9 @@ def bpf_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _load(pins: Path, cache: Path) -> Path:
-    sizes = loader.Constants(max_conntrack=4096, max_ipcache=4096, max_policy=4096, max_fqdn_identities=256)
+    sizes = loader.Constants(
+        max_conntrack=4096, max_ipcache=4096, max_policy=4096, max_fqdn_identities=256, max_fragments=256
+    )
     loader.load(pins, sizes, cache=cache)
     return pins
 

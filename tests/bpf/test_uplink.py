@@ -173,13 +173,23 @@ class TestLeaving:
         assert state() == CONNTRACK_FINS
         assert not entry(node, web, server, 40000, 80, TCP).state & CONNTRACK_RESET
 
+    def test_a_proxys_connection_that_was_pushed_out_has_its_answers_again_after_its_next_packet(self, node, build):
+        """From a port of the proxy's own, that the workload's packets never show; its ingress is enforced."""
+        node.enforce(web="both")
+        answer = build.tcp(node.server, node.web, 80, 61000, build.ACK)
+        assert node.run("from_uplink", answer).reason == NO_RULE
+        assert leave(node, build.tcp(node.web, node.server, 61000, 80, build.ACK), mark=TO_SERVER).passed
+        assert node.run("from_uplink", answer).mark == TO_PROXY
+        # The workload's own packets of that tuple are not let by it.
+        assert node.run("from_endpoint", build.tcp(node.web, node.server, 61000, 80, build.ACK)).reason == NO_RULE
+
     @pytest.mark.parametrize(
         ("options", "flags"),
         [
             ({"mark": 0}, 2),
             ({"mark": 0xA00}, 2),
             ({"mark": TO_SERVER, "ingress_ifindex": 1}, 2),  # forwarded: not the proxy's
-            ({"mark": TO_SERVER}, 16),  # not the first
+            ({"mark": TO_SERVER}, 4),  # a reset: nothing comes back
         ],
     )
     def test_nothing_else_is(self, node, build, options, flags):

@@ -16,8 +16,9 @@ import pytest
 
 from l7bpf import compiler, libbpf, loader
 from l7bpf.layouts import LAYOUT
-from l7bpf.maps import Maps, raw_rows
+from l7bpf.maps import Maps
 from l7bpf.migration import TABLES
+from l7bpf.pinned import raw_rows
 from l7lab import traffic
 from l7lab.gate import Gate, program
 from l7lab.process import Process, wait_until
