@@ -17,7 +17,7 @@ back applies the opposite one.
 This module may not number policies or identities, and knows no kernel. Its failure verdict is that of a missing entry.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -133,7 +133,7 @@ class _Group:
 class _Table:
     """The entries of one endpoint policy."""
 
-    __slots__ = ("_always", "_by_rules", "peers", "policy", "rows", "users")
+    __slots__ = ("_always", "_by_rules", "_members", "peers", "policy", "rows", "users")
 
     def __init__(self, policy: EndpointPolicy) -> None:
         self.policy = policy
@@ -145,6 +145,8 @@ class _Table:
         self._always = 0
         self.peers: dict[Peer, int] = {}
         """Which rules a peer stands in."""
+        self._members: tuple[tuple[Set[IdentityId], int], ...] = ()
+        """Whom each peer selects, from `use` on, and those rules."""
         for index, rule in enumerate(policy.rules):
             if rule.action == Action.PASS:
                 self._always |= 1 << index  # with one of these `entries` looks at the others in another way
@@ -154,14 +156,18 @@ class _Table:
             for peer in rule.peers:
                 self.peers[peer] = self.peers.get(peer, 0) | 1 << index
 
+    def use(self, cache: SelectorCache[Peer, IdentityId]) -> None:
+        """Takes the peers into use."""
+        self._members = tuple((cache.acquire(peer), rules) for peer, rules in self.peers.items())
+
     def fill(self, cache: SelectorCache[Peer, IdentityId]) -> None:
         """Compiles everything. The peers are in use by now."""
         anybody = tuple(entries(self.policy, ANY_IDENTITY, None))
         if anybody:
             self.rows[ANY_IDENTITY] = anybody
         met: dict[IdentityId, int] = {}
-        for peer, rules in self.peers.items():
-            for identity in cache.members(peer):
+        for members, rules in self._members:
+            for identity in members:
                 met[identity] = met.get(identity, 0) | rules
         for identity, rules in met.items():
             if found := self._entries(rules, identity, cache):
@@ -170,8 +176,8 @@ class _Table:
     def renew(self, identity: IdentityId, cache: SelectorCache[Peer, IdentityId]) -> tuple[Entry, ...]:
         """Compiles one identity again. Returns its entries."""
         rules = 0
-        for peer, standing in self.peers.items():
-            if identity in cache.members(peer):
+        for members, standing in self._members:
+            if identity in members:
                 rules |= standing
         found = self._entries(rules, identity, cache) if rules else ()
         if found:
@@ -392,8 +398,8 @@ class Resolver:
         table = self._tables.get(digest)
         if table is None:
             table = came[digest] = self._tables[digest] = _Table(policy)
+            table.use(self._peers)
             for peer in table.peers:
-                self._peers.acquire(peer)
                 self._tables_of.setdefault(peer, set()).add(digest)
         table.policy = policy  # rules may have moved in their files, which changes no entry
         table.users += 1

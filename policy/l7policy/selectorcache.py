@@ -99,9 +99,9 @@ def needs_of_peer(peer: Peer) -> Needs:
             return Needs()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Selection(Generic[Selector, Thing]):
-    """One selector in use, and whom it selects."""
+    """One selector in use, and whom it selects. Itself a key, since to hash a selector takes a microsecond."""
 
     selector: Selector
     needs: Needs
@@ -112,6 +112,8 @@ class _Selection(Generic[Selector, Thing]):
 
 
 Change = tuple[Selector, Thing]
+_Met = dict[_Selection[Selector, Thing], None]
+"""Selectors that select something, in the order in which they were found."""
 
 
 class SelectorCache(Generic[Selector, Thing]):
@@ -128,8 +130,8 @@ class SelectorCache(Generic[Selector, Thing]):
         """Those labels by ``source:key``: what Exists stands for."""
         self._workload_sources: set[str] = set()
         """What ``any:`` stands for: two or three, so none is ever forgotten."""
-        self._anchored: dict[str, dict[Selector, _Selection[Selector, Thing]]] = {}
-        self._unanchored: dict[Selector, _Selection[Selector, Thing]] = {}
+        self._anchored: dict[str, _Met[Selector, Thing]] = {}
+        self._unanchored: _Met[Selector, Thing] = {}
         self._keys: set[str] = set()
         """Keys that selectors have looked at. One that none looks at any more costs a little and changes nothing."""
         self._exactly: Counter[Labels] = Counter()
@@ -157,14 +159,14 @@ class SelectorCache(Generic[Selector, Thing]):
         if selection.users:
             return
         del self._selections[selector]
-        self._unanchored.pop(selector, None)
+        self._unanchored.pop(selection, None)
         if (exactly := selection.needs.exactly) is not None:
             self._exactly[exactly] -= 1
             if not self._exactly[exactly]:
                 del self._exactly[exactly]
         for anchor in selection.anchors:
             anchored = self._anchored[anchor]
-            del anchored[selector]
+            del anchored[selection]
             if not anchored:
                 del self._anchored[anchor]
 
@@ -195,9 +197,9 @@ class SelectorCache(Generic[Selector, Thing]):
             candidates = narrowed
             selection.anchors = tuple(options[by_size[0][2]])
         for anchor in selection.anchors:
-            self._anchored.setdefault(anchor, {})[selector] = selection
+            self._anchored.setdefault(anchor, {})[selection] = None
         if not options:
-            self._unanchored[selector] = selection
+            self._unanchored[selection] = None
         selected, labels = self._selected, self._labels
         selection.members.update(thing for thing in candidates if selected(selector, labels[thing]))
         return selection
@@ -219,27 +221,29 @@ class SelectorCache(Generic[Selector, Thing]):
         """Takes over new labels of things; None: it is gone. Returns who was selected newly, and who is no more."""
         gained: list[Change[Selector, Thing]] = []
         lost: list[Change[Selector, Thing]] = []
-        alike: dict[object, dict[Selector, _Selection[Selector, Thing]]] = {}
+        alike: dict[object, _Met[Selector, Thing]] = {}
         for thing, labels in things.items():
             before = self._labels.get(thing)
             if before == labels:
                 continue
-            left = self._selecting(before, alike)
+            left: _Met[Selector, Thing] = {}
+            met: _Met[Selector, Thing] = {}
             if before is not None:
+                left = self._selecting(before, alike)
                 self._unindex(thing, before)
             if labels is not None:
                 self._index(thing, labels)
-            met = self._selecting(labels, alike)
+                met = self._selecting(labels, alike)
             if left is met:
                 continue
-            for selector, selection in left.items():
-                if selector not in met:
+            for selection in left:
+                if selection not in met:
                     selection.members.remove(thing)
-                    lost.append((selector, thing))
-            for selector, selection in met.items():
-                if selector not in left:
+                    lost.append((selection.selector, thing))
+            for selection in met:
+                if selection not in left:
                     selection.members.add(thing)
-                    gained.append((selector, thing))
+                    gained.append((selection.selector, thing))
         return gained, lost
 
     def labels_of(self, thing: Thing) -> Labels:
@@ -250,12 +254,10 @@ class SelectorCache(Generic[Selector, Thing]):
         """Every thing and its labels. Not to be changed."""
         return self._labels
 
-    def _selecting(
-        self, labels: Labels | None, alike: dict[object, dict[Selector, _Selection[Selector, Thing]]]
-    ) -> dict[Selector, _Selection[Selector, Thing]]:
+    def _selecting(self, labels: Labels, alike: dict[object, _Met[Selector, Thing]]) -> _Met[Selector, Thing]:
         """Every selector that selects things with these labels, which are in the index. `alike`: what the same update
         was told before; things come and go by the hundred, and most differ in what no selector looks at."""
-        if labels is None or not self._selections:
+        if not self._selections:
             return {}
         seen = labels & self._seen
         # What is not seen is a workload's. That there is such a label may count, but not which.
@@ -263,29 +265,32 @@ class SelectorCache(Generic[Selector, Thing]):
         found = alike.get(key)
         if found is None:
             selected = self._selected
-            meeting = self._meeting(labels).items()
-            found = {selector: selection for selector, selection in meeting if selected(selector, labels)}
+            found = {one: None for one in self._meeting(labels, seen) if selected(one.selector, labels)}
             alike[key] = found
         return found
 
-    def _meeting(self, labels: Labels) -> dict[Selector, _Selection[Selector, Thing]]:
-        """The selectors whose necessary conditions are met."""
-        carried = terms(labels)
+    def _meeting(self, labels: Labels, seen: Labels) -> _Met[Selector, Thing]:
+        """The selectors whose necessary conditions are met: by labels that are `seen`, but for a selector that looks at
+        all of them."""
+        carried = terms(labels if labels in self._exactly else seen)
         met = dict(self._unanchored)
-        for term in carried:
-            for selector, selection in self._anchored.get(term, {}).items():
+        for term in self._anchored.keys() & carried:
+            for selection in self._anchored[term]:
                 needs = selection.needs
-                if needs.every <= carried and not any(needs_.isdisjoint(carried) for needs_ in needs.one_of):
-                    met[selector] = selection
+                if needs.every <= carried and all(not one.isdisjoint(carried) for one in needs.one_of):
+                    met[selection] = None
         return met
 
     def _index(self, thing: Thing, labels: Labels) -> None:
         self._labels[thing] = labels
+        with_label = self._with_label
         for label in labels:
-            full = label if "=" in label else f"{label}="
-            carriers = self._with_label.get(full)
+            carriers = with_label.get(label)
             if carriers is None:
-                carriers = self._with_label[full] = self._new_label(full)
+                full = label if "=" in label else f"{label}="
+                carriers = with_label.get(full)
+                if carriers is None:
+                    carriers = with_label[full] = self._new_label(full)
             carriers.add(thing)
 
     def _new_label(self, label: str) -> set[Thing]:
@@ -302,15 +307,21 @@ class SelectorCache(Generic[Selector, Thing]):
 
     def _unindex(self, thing: Thing, labels: Labels) -> None:
         del self._labels[thing]
+        with_label = self._with_label
         for label in labels:
-            full = label if "=" in label else f"{label}="
-            carriers = self._with_label.get(full)
+            full = label
+            carriers = with_label.get(label)
             if carriers is None:
-                continue  # the same label in its other spelling was the thing's, too
+                full = label if "=" in label else f"{label}="
+                carriers = with_label.get(full)
+                if carriers is None:
+                    continue  # the same label in its other spelling was the thing's, too
             carriers.discard(thing)
             if not carriers:
-                del self._with_label[full]
-                self._seen -= {full, full.removesuffix("=")}
+                del with_label[full]
+                self._seen.discard(full)
+                if full.endswith("="):
+                    self._seen.discard(full[:-1])
                 key = full.partition("=")[0]
                 in_use = self._of_key[key]
                 in_use.remove(full)
