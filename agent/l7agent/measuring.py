@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from l7agent import dataplane, views
 from l7agent.agent import Agent
+from l7agent.dataprocess import DataProcess
 from l7agent.evictions import EVICTING
-from l7agent.supervisor import DataProcess
 from l7bpf.layouts import METRIC_AUDITED, METRIC_CONNTRACK_MADE, METRIC_FORWARDED, METRIC_REDIRECTED, Metric
 from l7observe.metrics import Sample, histogram
 from l7policy.verdict import Reason

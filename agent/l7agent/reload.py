@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from l7agent.compilation import Compiled, Compiler
+from l7agent.dataprocess import NotAcknowledged
 from l7agent.endpoints import Endpoint
 from l7agent.kernel_state import KernelState
-from l7agent.supervisor import NotAcknowledged, Supervisor
+from l7agent.supervisor import Supervisor
 from l7bpf.errors import DatapathError
 from l7policy.model import Snapshot
 

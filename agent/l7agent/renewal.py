@@ -15,7 +15,7 @@ from typing import Final
 from l7agent.guardian import ORPHANED
 
 _MERCY: Final = 0.2
-"""Seconds in which whoever ended the guardian on purpose ends the worker, too (`l7agent.supervisor`)."""
+"""Seconds in which whoever ended the guardian on purpose ends the worker, too (`l7agent.dataprocess`)."""
 _STEP: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 

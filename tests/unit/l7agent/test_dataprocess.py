@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from l7agent import supervisor
-from l7agent.supervisor import DataProcess, NotAcknowledged, OnFlows, Slot
+from l7agent import dataprocess
+from l7agent.dataprocess import DataProcess, NotAcknowledged, OnFlows, Slot
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
 from l7policy.ids import Revision
@@ -139,8 +139,8 @@ def test_a_killed_process_comes_back_with_the_revision_in_force(tmp_path: Path) 
 def test_a_successor_that_somebody_else_started_is_met_at_once_however_long_the_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "SHORTEST_PAUSE", 60.0)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 60.0)
+    monkeypatch.setattr(dataprocess, "SHORTEST_PAUSE", 60.0)
+    monkeypatch.setattr(dataprocess, "LONGEST_PAUSE", 60.0)
 
     async def scenario() -> None:
         async with supervised(tmp_path) as process:
@@ -183,7 +183,7 @@ def test_flows_reach_the_agent(tmp_path: Path) -> None:
 
 
 def test_a_process_that_cannot_start_is_named_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ACKNOWLEDGE_SECONDS", 0.3)
+    monkeypatch.setattr(dataprocess, "ACKNOWLEDGE_SECONDS", 0.3)
 
     async def scenario() -> None:
         process = DataProcess(Slot("test", 0), tmp_path, [sys.executable, "-c", "exit(7)"], lambda _flows, _lost: None)
