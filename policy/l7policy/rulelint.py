@@ -29,6 +29,7 @@ _Subject = tuple[SubjectKind, frozenset[Requirement]]
 _MOST_COMPARED: Final = 64
 """Rules alike that are compared with one other, so that thousands of policies do not take minutes."""
 _SSH: Final = 22
+"""Where people log in. l7d itself needs no port: its API is a unix socket, which no policy closes."""
 _MOST_CONDITIONS: Final = 6
 """Of a subject whose parts are looked up one by one."""
 
@@ -204,13 +205,18 @@ def _same_endpoints(one: Policy, other: Policy) -> bool:
 
 
 def _lock_out(policies: Sequence[Policy]) -> Iterator[Finding]:
-    """Of host policies only: together they deny by default who comes in, and none lets anybody in to the SSH port."""
+    """Of host policies only: together they deny by default who comes in, and none lets anybody in to the SSH port whom
+    another does not deny."""
     closing = [policy for policy in policies if policy.default_deny(Direction.INGRESS)]
-    opening = (
+    rules = [
         rule
         for policy in policies
         for rule in policy.rules
-        if rule.direction == Direction.INGRESS and rule.action == Action.ALLOW and covers(rule, Protocol.TCP, _SSH)
+        if rule.direction == Direction.INGRESS and covers(rule, Protocol.TCP, _SSH)
+    ]
+    denying = [rule for rule in rules if rule.action == Action.DENY]
+    opening = (
+        rule for rule in rules if rule.action == Action.ALLOW and not any(_covers_peers(deny, rule) for deny in denying)
     )
     if closing and next(opening, None) is None:
         first = closing[0]
