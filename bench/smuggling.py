@@ -45,6 +45,7 @@ BODY_FAULTS = (
     "malformed trailer",
     "trailer that frames a message",
     "client ended inside the body",
+    "request body stalled",
 )
 """The head was judged and sent on; then the connection to the server was reset."""
 _MARK = re.compile(r"c(\d{4})x")
@@ -99,7 +100,8 @@ async def send(port: int, parts: Sequence[bytes]) -> None:
                 return
             writer.write(part)
             await asyncio.sleep(0)
-        writer.write_eof()
+        if not writer.is_closing():
+            writer.write_eof()
         async with asyncio.timeout(10):
             while await reader.read(65536):
                 pass
@@ -119,7 +121,7 @@ async def play(cases: Sequence[tuple[int, Case]], cut: str, origin: Origin) -> l
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", origin.port))
         return sock
 
-    limits = Limits(linger_timeout=0.5, head_timeout=5.0, stall_timeout=2.0, idle_timeout=3.0)
+    limits = Limits(linger_timeout=0.5, head_timeout=5.0, stall_timeout=10.0, idle_timeout=3.0)
     server = HttpServer(World().enforcement(), flows.append, limits, demand=Demand(True), dial=dial)
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listening.setblocking(False)

@@ -94,10 +94,16 @@ class Auditing:
         for flow in flows:
             self._write(flow)
         if passed:
-            self._hub.keep(told.count, partial(self._passed, passed))
+            self._hub.keep(told.count, len(passed), partial(self._passed, passed))
 
     def _passed(self, passed: bytes) -> list[Flow]:
-        return [self._complete(flow) for flow in wire.decoded(passed)]
+        try:
+            flows = wire.decoded(passed)
+        except wire.WireError as error:
+            # They came from a process of another version, which has been replaced since, or will be.
+            _log.warning("records of a process that speaks another version are lost: %s", error)
+            return []
+        return [self._complete(flow) for flow in flows]
 
     def _flow(self, event: Event, flow_type: FlowType) -> Flow:
         try:

@@ -123,6 +123,8 @@ class HttpConfig(Section, frozen=True):
     pin_names: bool = False
     """Host must be a name by which ``toFQDNs`` allowed the destination."""
     stall_timeout: Seconds = 300.0
+    min_body_rate: Annotated[int, msgspec.Meta(ge=0)] = 240
+    """Bytes per second; 0 for none."""
     request_timeout: Seconds = 3600.0
     max_connections: Count = 16384
     max_connections_per_endpoint: Count = 2048

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from l7agent import wire
+from l7observe.backlog import Backlog
 from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
@@ -25,6 +25,8 @@ from l7policy.verdict import Verdict
 
 BUFFERED_FLOWS: Final = 8192
 """Of those that passed, and as many that did not: the ones do not push the others out."""
+BUFFERED_BYTES: Final = 16 << 20
+"""Of either, too: a path may be long."""
 BATCH: Final = 256
 FLUSH_SECONDS: Final = 0.05
 ROWS_AT_ONCE: Final = 64
@@ -48,10 +50,6 @@ class Role(Protocol):
 
 class AlreadyRunning(Exception):
     """Another process serves this socket."""
-
-
-def _taken(queue: deque[Flow]) -> list[Flow]:
-    return [queue.popleft() for _ in range(min(BATCH, len(queue)))]
 
 
 async def _gathered(answer: Any) -> Any:
@@ -79,8 +77,8 @@ class ControlPort:
         self._role = role
         self._shutdown = shutdown
         self._tasks = Tasks()
-        self._flows: deque[Flow] = deque()
-        self._passed: deque[Flow] = deque()
+        self._flows = Backlog(BUFFERED_FLOWS, BUFFERED_BYTES)
+        self._passed = Backlog(BUFFERED_FLOWS, BUFFERED_BYTES)
         self._lost = 0
         self._writer: asyncio.StreamWriter | None = None
         self._wake = asyncio.Event()
@@ -88,11 +86,9 @@ class ControlPort:
 
     def record(self, flow: Flow) -> None:
         """Queues a flow for the agent; never blocks."""
-        queue = self._passed if flow.verdict == Verdict.FORWARDED else self._flows
-        if len(queue) >= BUFFERED_FLOWS:
+        if not (self._passed if flow.verdict == Verdict.FORWARDED else self._flows).add(flow):
             self._lost += 1
             return
-        queue.append(flow)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -161,7 +157,7 @@ class ControlPort:
             await self._wake.wait()
             self._wake.clear()
             while (self._flows or self._passed) and self._writer is not None:
-                flows, passed = _taken(self._flows), _taken(self._passed)
+                flows, passed = self._flows.take(BATCH), self._passed.take(BATCH)
                 message = wire.Flows(flows, self._lost, wire.encoded(passed) if passed else b"", len(passed))
                 self._writer.write(wire.frame(message))
                 try:

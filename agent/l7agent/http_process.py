@@ -86,6 +86,7 @@ async def serve(config: Config, slot: int) -> None:
         keep_alive_timeout=config.http.idle_timeout,
         connect_timeout=config.http.connect_timeout,
         stall_timeout=config.http.stall_timeout,
+        min_body_rate=config.http.min_body_rate,
         idle_timeout=config.http.request_timeout,
         request_timeout=config.http.request_timeout,
         max_connections=config.http.max_connections,

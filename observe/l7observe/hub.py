@@ -15,11 +15,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from l7observe.backlog import weight
 from l7observe.flow import Flow, FlowType
 from l7observe.flowfilter import FlowFilter
 
 RING: Final = 4096
 """Flows that are kept; about 1 KB each."""
+RING_BYTES: Final = 16 << 20
+"""And what they hold at most: a path may be long."""
 QUEUE: Final = 4096
 """Flows that a subscriber may be behind."""
 MAX_SUBSCRIBERS: Final = 64
@@ -28,7 +31,9 @@ MAX_SUBSCRIBERS: Final = 64
 class Kept(NamedTuple):
     """Flows that were kept unseen: made when somebody asks for them."""
 
+    number: int
     size: int
+    """In bytes."""
     flows: Callable[[], list[Flow]]
 
 
@@ -109,11 +114,18 @@ class Subscription:
 class Hub:
     """All listeners of one agent."""
 
-    def __init__(self, on_demand: Callable[[frozenset[FlowType]], None] | None = None, ring: int = RING) -> None:
+    def __init__(
+        self,
+        on_demand: Callable[[frozenset[FlowType]], None] | None = None,
+        ring: int = RING,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
         self._on_demand = on_demand
         self._ring: deque[Flow | Kept] = deque()
         self._limit = ring
+        self._limit_bytes = ring_bytes
         self._held = 0
+        self._bytes = 0
         self._subscriptions: set[Subscription] = set()
         self._demand: frozenset[FlowType] = frozenset()
         self.published = 0
@@ -136,21 +148,23 @@ class Hub:
 
     def publish(self, flow: Flow) -> None:
         """Keeps the flow, and offers it to everybody."""
-        self._add(flow, 1)
+        self._add(flow, 1, weight(flow))
         for subscription in self._subscriptions:
             subscription.offer(flow)
 
-    def keep(self, count: int, flows: Callable[[], list[Flow]]) -> None:
-        """Keeps so many flows for whoever asks later. Not for when somebody listens now."""
-        self._add(Kept(count, flows), count)
+    def keep(self, count: int, size: int, flows: Callable[[], list[Flow]]) -> None:
+        """Keeps so many flows, of so many bytes, for whoever asks later. Not for when somebody listens now."""
+        self._add(Kept(count, size, flows), count, size)
 
-    def _add(self, one: Flow | Kept, count: int) -> None:
+    def _add(self, one: Flow | Kept, count: int, size: int) -> None:
         self.published += count
         self._ring.append(one)
         self._held += count
-        while self._held > self._limit:
+        self._bytes += size
+        while self._held > self._limit or self._bytes > self._limit_bytes:
             gone = self._ring.popleft()
-            self._held -= gone.size if isinstance(gone, Kept) else 1
+            self._held -= gone.number if isinstance(gone, Kept) else 1
+            self._bytes -= gone.size if isinstance(gone, Kept) else weight(gone)
 
     def tell(self, lost: Lost) -> None:
         """Says to everybody that flows were lost before they came here."""

@@ -70,7 +70,8 @@ class Exchange:
 
     def went_by(self, size: int, now: float) -> None:
         """So many of them have passed."""
-        self.deadline = now + self._limits.idle_timeout
+        waits = not self._client_slow or self.tunnel
+        self.deadline = timeouts.prolonged(self.deadline, now, size, self._limits, waits=waits)
         if self._current is not None:
             self._current.went_by(size)
 
@@ -314,8 +315,8 @@ class Exchange:
             raise AssertionError("a body belongs to a request")
         if self._link is Link.CONNECTING:
             return False
-        data, current.unsent = current.unsent, b""
-        body = current.body
+        data, due, body = current.unsent, math.inf if current.unsent else self.deadline, current.body
+        current.unsent = b""
         if body is not None and self._inbox:
             end = body.feed(self._inbox, 0)
             current.request_bytes += end
@@ -323,7 +324,7 @@ class Exchange:
             self._inbox = self._inbox[end:]
         if data:
             waits = body is None or body.done or self._server_slow
-            self.deadline = now + (self._limits.idle_timeout if waits else self._limits.stall_timeout)
+            self.deadline = timeouts.prolonged(due, now, len(data), self._limits, waits=waits)
             out.append(SendToServer(data))
         if body is not None and not body.done:
             if body.fault or self._client_ended:

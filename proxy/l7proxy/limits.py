@@ -19,6 +19,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Without a byte in either direction while a request or a tunnel is open (Cilium's request timeout)."""
     stall_timeout: float = 300.0
     """Without a byte of a request's body that the server would take, or of an answer that the client does not read."""
+    min_body_rate: int = 240
+    """Bytes per second that a client must send of a body, or read of an answer that waits for it, on average and once
+    `stall_timeout` is used up (Kestrel's default; Apache's is 500). 0: any byte grants `stall_timeout` anew."""
     request_timeout: float = 3600.0
     """From a request's head to the end of its answer, however busy both are. Not of tunnels."""
     linger_timeout: float = 2.0

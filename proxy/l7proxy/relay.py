@@ -121,9 +121,11 @@ class ClientSide(asyncio.Protocol):
         self._transport = None
         self._stop_pumps()
         if self.exchange is not None:
-            self._perform(self.exchange.client_lost(self._now()))
-            self.exchange = None
-            self._owner.gone(self)
+            try:
+                self._perform(self.exchange.client_lost(self._now()))
+            finally:
+                self.exchange = None
+                self._owner.gone(self)
 
     # Events of the owner
 

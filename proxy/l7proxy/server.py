@@ -8,6 +8,7 @@ Failure verdict: a connection that is one too many, or whose ends no policy know
 """
 
 import asyncio
+import contextlib
 import resource
 import socket
 import time
@@ -31,6 +32,9 @@ from l7proxy.tls_exchange import TlsExchange
 
 _TICK = 0.5
 """Seconds between two looks at the deadlines. One timer for all costs less than one for each."""
+
+_ABORTED = 2.0
+"""Seconds for connections that are broken off to be gone."""
 
 _OTHER_FILES = 64
 """Descriptors that are not connections."""
@@ -103,20 +107,22 @@ class HttpServer:
         await asyncio.sleep(0)  # what is accepted already gets its relay in the loop's next round
         for relay in list(self._relays):
             relay.drain()
-        if self._relays and drain > 0:
-            self._empty.clear()
-            try:
-                async with asyncio.timeout(drain):
-                    await self._empty.wait()
-            except TimeoutError:
-                pass
+        if drain > 0:
+            await self._emptied(drain)
         for relay in list(self._relays):
             relay.abort()
-        if self._relays:
-            # Transports tell their protocols that they are gone in the loop's next round.
-            self._empty.clear()
-            await self._empty.wait()
+        # Transports tell their protocols that they are gone in the loop's next round. One that does not must not keep
+        # the process from ending, which ends it too.
+        await self._emptied(_ABORTED)
         await self.tasks.close()
+
+    async def _emptied(self, seconds: float) -> None:
+        """Waits until no connection is left, and no longer than so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._relays:
+                    self._empty.clear()
+                    await self._empty.wait()
 
     # What a relay asks of its owner
 

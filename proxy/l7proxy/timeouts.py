@@ -7,6 +7,7 @@ Pure. A time-out never goes unrecorded, but for the end of a connection that was
 from typing import Final, NamedTuple
 
 from l7policy.verdict import Reason
+from l7proxy.limits import Limits
 from l7proxy.phase import Link, Phase
 
 
@@ -34,6 +35,17 @@ _ANSWER: Final = Fault(
 )
 _STILL: Final = Fault(0, Reason.HTTP_TIMEOUT, "no byte in either direction")
 _WHOLE: Final = Fault(0, Reason.HTTP_TIMEOUT, "took longer than any request may")
+
+
+def prolonged(due: float, now: float, size: int, limits: Limits, *, waits: bool) -> float:
+    """The deadline after `size` bytes went by. `waits`: it is not the client's turn to send or to read.
+
+    If it is, each byte adds the time that it may take and no more, so that one now and then is too slow.
+    """
+    if waits:
+        return now + limits.idle_timeout
+    most = now + limits.stall_timeout
+    return min(most, due + size / limits.min_body_rate) if limits.min_body_rate else most
 
 
 def fault(

@@ -196,6 +196,15 @@ def test_what_passed_is_kept_unseen_and_has_its_names_when_somebody_asks(bench: 
     assert (kept.verdict, kept.source.name) == (Verdict.FORWARDED, "web")
 
 
+def test_records_that_nobody_can_read_are_lost_and_said_and_harm_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.auditing.flows(wire.Flows([], 0, wire.encoded([flow(Verdict.FORWARDED)]), 1))
+    bench.auditing.flows(wire.Flows([], 0, b"\x91\x01", 1))
+    assert [one.verdict for one in bench.hub.recent(FlowFilter(frozenset()), 5)] == [Verdict.FORWARDED]
+    assert "another version" in caplog.text
+
+
 def test_who_listens_gets_denied_and_passed_in_the_order_of_time(bench: Bench) -> None:
     early, late = flow(Verdict.FORWARDED), flow(Verdict.DROPPED)
 

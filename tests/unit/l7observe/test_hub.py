@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from l7observe import hub as module
+from l7observe.backlog import PLAIN
 from l7observe.flow import Flow, FlowPeer, FlowType
 from l7observe.flowfilter import FlowFilter
 from l7observe.hub import Hub, Lost, TooManySubscribers
@@ -46,13 +47,23 @@ def test_a_subscriber_gets_what_it_wants_in_order(run: Callable[..., None]) -> N
 def test_flows_that_are_kept_unseen_come_in_their_place_and_count_for_the_ring() -> None:
     hub = Hub(ring=6)
     hub.publish(flow(0))
-    hub.keep(3, lambda: [flow(1), flow(2, FlowType.L7), flow(3)])
+    hub.keep(3, 300, lambda: [flow(1), flow(2, FlowType.L7), flow(3)])
     hub.publish(flow(4))
     assert times([*hub.recent(DROPS, 9)]) == [0, 1, 3, 4]
     assert times([*hub.recent(DROPS, 2)]) == [3, 4]
-    hub.keep(3, lambda: [flow(5), flow(6), flow(7)])
+    hub.keep(3, 300, lambda: [flow(5), flow(6), flow(7)])
     assert times([*hub.recent(DROPS, 9)]) == [4, 5, 6, 7]
     assert hub.published == 8
+
+
+def test_long_ones_push_older_ones_out_before_their_number_does() -> None:
+    hub = Hub(ring=100, ring_bytes=10 * PLAIN)
+    for number in range(8):
+        hub.publish(flow(number))
+    hub.keep(1, 5 * PLAIN, lambda: [flow(8)])
+    assert times([*hub.recent(DROPS, 99)]) == [3, 4, 5, 6, 7, 8]
+    hub.publish(flow(9))
+    assert times([*hub.recent(DROPS, 99)]) == [4, 5, 6, 7, 8, 9]
 
 
 def test_a_slow_subscriber_is_told_what_it_lost_in_its_place_and_others_lose_nothing(run: Callable[..., None]) -> None:

@@ -401,8 +401,6 @@ class TestServers:
         limits = Limits(stall_timeout=10, request_timeout=100)
         book = started(playbook, UPLOAD + b"h", limits=limits)
         assert book.after(9) == []
-        book.client(b"e")
-        assert book.after(9) == []
         assert book.after(2)[0] == ResetServer()
         assert book.records[0].detail == "request body stalled"
         book = started(playbook, limits=limits)
@@ -410,6 +408,36 @@ class TestServers:
         book.client_slow(True)
         assert book.after(11) == [ResetServer(), ResetClient()]
         assert book.records[0].detail == "client does not read the answer"
+
+    def test_a_byte_now_and_then_does_not_keep_a_connection(self, playbook: Begin) -> None:
+        limits = Limits(stall_timeout=10, min_body_rate=100)
+        large = CHUNKED + b"fffff\r\n"
+        book = started(playbook, large, limits=limits)
+        for _ in range(9):
+            assert book.after(1) == []
+            book.client(b"x")
+        assert book.after(2)[0] == ResetServer()
+        assert book.records[0].detail == "request body stalled"
+        book = started(playbook, large, limits=limits)
+        for _ in range(50):  # and a slow but steady one goes on
+            assert book.after(1) == []
+            book.client(b"x" * 100)
+        assert book.records == []
+        book = started(playbook, large, limits=Limits(stall_timeout=10, min_body_rate=0))
+        for _ in range(50):
+            assert book.after(9) == []
+            book.client(b"x")
+
+    def test_a_reader_that_takes_a_little_now_and_then_is_too_slow_too(self, playbook: Begin) -> None:
+        limits = Limits(stall_timeout=10, min_body_rate=100)
+        for rate, detail in ((10, ["client does not read the answer"]), (100, [])):
+            book = started(playbook, limits=limits)
+            book.server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            book.client_slow(True)
+            for _ in range(30):  # the kernel moves it: nothing but its size is seen
+                book.exchange.went_by(rate, book.now)
+                book.after(1)
+            assert [record.detail for record in book.records] == detail
 
     def test_a_slow_server_is_not_the_clients_fault(self, playbook: Begin) -> None:
         book = started(playbook, UPLOAD + b"h", limits=Limits(stall_timeout=10))

@@ -5,6 +5,7 @@ import asyncio
 import os
 import resource
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7policy.verdict import Reason, Verdict
 from l7proxy import foreign
+from l7proxy import server as server_module
 from l7proxy.limits import Limits
 from l7proxy.relay import ClientSide
 from l7proxy.server import HttpServer
@@ -102,6 +104,12 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(1000):
         writer.write(data)
     writer.write(b"bye")
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection with RST."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 @contextmanager
@@ -489,5 +497,41 @@ def test_closing_without_drain_resets_what_is_under_way(world: Any, run: Callabl
                 await reader.readexactly(1)
             writer.close()
             assert proxy.server.connections == 0
+
+    run(main())
+
+
+def test_closing_does_not_wait_for_a_connection_that_never_ends(
+    world: Any, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_ABORTED", 0.05)
+
+    async def main() -> None:
+        async with proxied(world, answering) as proxy:
+            stuck = ClientSide(proxy.server)
+            assert proxy.server.admit(stuck, ("127.0.0.1", 1), ("198.51.100.7", 80)) is not None
+            await asyncio.wait_for(proxy.server.close(), 5)
+            assert proxy.server.connections == 1
+
+    run(main())
+
+
+def test_a_connection_whose_end_cannot_be_recorded_is_gone_all_the_same(world: Any, run: Callable[[Any], Any]) -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with proxied(world, never, demand=Demand(True)) as proxy:
+
+            def broken(flow: Flow) -> None:
+                raise RuntimeError(flow.detail)
+
+            proxy.server._on_flow = broken
+            _, writer = await proxy.open()
+            writer.write(GET)
+            await until(lambda: proxy.server.connections == 1)
+            reset(writer)
+            await until(lambda: proxy.server.connections == 0)
 
     run(main())
