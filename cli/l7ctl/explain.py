@@ -126,7 +126,7 @@ def _show_side(name: str, whose: str, side: Side) -> None:
         line(f"    by     {_rule(matched)}")
     if not side.matched:
         line("    by     default deny: no rule covers it")
-    line(f"    of     {printable(', '.join(side.selected_by))}")
+    line(f"    of     {printable(', '.join(side.selected_by)) or 'no policy: none selects it'}")
 
 
 def _rule(matched: Matched) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from l7policy import icmp, labels, names, resolve, scalars
-from l7policy.cluster import CLUSTER, Cluster, namespace_labels
+from l7policy.cluster import CLUSTER, Cluster, Service, namespace_labels
 from l7policy.errors import did_you_mean
 from l7policy.labels import LabelError
 from l7policy.model import FqdnPeer, Labels, NamedPort
@@ -130,6 +130,8 @@ def side(text: str, cluster: Cluster) -> Side:
         return _outside(text, prefix, cluster)
     if (found := cluster.endpoints.get(text) or cluster.endpoints.get(f"default/{text}")) is not None:
         return Side(text, labels=found.labels, ports=found.ports, audit=found.audit)
+    if (service := cluster.services.get(text)) is not None:
+        raise _is_service(f"{text} is", service)
     if "=" in text or "," in text or ":" in text:
         return _labelled(text, cluster)
     if not cluster.endpoints:
@@ -173,11 +175,13 @@ def _outside(text: str, prefix: str, cluster: Cluster) -> Side:
             return Side(text, labels=found.labels, prefix=prefix)
         return Side(text, labels=found.labels, ports=found.ports, audit=found.audit)
     if (service := cluster.service_at(address)) is not None:
-        behind = ", ".join(service.backends) or "nobody in the cluster"
-        raise QuestionError(
-            f"{address} is the service {service.name}; policy is asked about the workload behind it: {behind}"
-        )
+        raise _is_service(f"{address} is", service)
     return Side(text, prefix=prefix)
+
+
+def _is_service(what: str, service: Service) -> QuestionError:
+    behind = ", ".join(service.backends) or "nobody in the cluster"
+    return QuestionError(f"{what} the service {service.name}; policy is asked about the workload behind it: {behind}")
 
 
 def _known(cluster: Cluster) -> Iterable[Collection[str]]:

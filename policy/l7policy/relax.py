@@ -82,10 +82,21 @@ def cover(rule: Rule, remote: Labels, question: Question) -> Iterator[Change]:
     if rule.action != Action.ALLOW or not rule.origin.file:
         return
     if rule.ports and matches_any(rule.peers, remote):
+        if not _go_together(rule, question):
+            return
         after = msgspec.structs.replace(rule, ports=(*rule.ports, *ports(question)))
         yield Change(_PORT, f"add {ports_text(question)} to {place(rule.origin)}", rule, after)
     elif (found := _more_peers(rule, remote, question)) is not None:
         yield found
+
+
+def _go_together(rule: Rule, question: Question) -> bool:
+    """Whether the rule could name what is asked about, too: an element has ports or message types, and limits of
+    requests and server names are TCP's."""
+    messages = {Protocol.ICMP, Protocol.ICMPV6}
+    if rule.ports[0].protocol in messages or not messages.isdisjoint(question.protocols):
+        return rule.ports[0].protocol in messages and messages.issuperset(question.protocols)
+    return (rule.http is None and rule.server_names is None) or question.protocols == (Protocol.TCP,)
 
 
 def _more_peers(rule: Rule, remote: Labels, question: Question) -> Change | None:

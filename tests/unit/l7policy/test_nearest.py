@@ -155,3 +155,23 @@ def test_doing_what_is_told_allows_it(
 def test_nothing_is_proposed_against_what_no_rule_can_allow() -> None:
     found = ask(POLICY, "app=api", "80", sni="api.test")
     assert (found.reason, found.nearest) == ("HTTP_MALFORMED", None)
+
+
+@pytest.mark.parametrize(
+    ("port", "nearest"),
+    [
+        ("80/TCP", "add port 80/TCP to default/web egress[1].toPorts[0] (p.yaml:8)"),
+        ("icmp:0", "add icmps icmp:0 to default/web egress[0].icmps[0] (p.yaml:7)"),
+        ("443/UDP", "add an egress rule to default/web (p.yaml:1): toCIDR 192.0.2.9/32, port 443/UDP"),
+    ],
+)
+def test_an_element_of_message_types_or_of_limits_for_tcp_gets_no_other_ports(port: str, nearest: str) -> None:
+    text = (
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: web}\nspec:\n"
+        "  endpointSelector: {matchLabels: {app: web}}\n  egress:\n"
+        "  - {toCIDR: [192.0.2.0/24], icmps: [{fields: [{type: 8}]}]}\n"
+        "  - {toCIDR: [192.0.2.0/24], toPorts: [{ports: [{port: '443', protocol: TCP}], serverNames: [a.example]}]}\n"
+    )
+    found = ask(text, "192.0.2.9", port).nearest
+    assert found is not None
+    assert found.startswith(nearest), found

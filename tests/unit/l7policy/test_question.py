@@ -79,6 +79,7 @@ def test_what_is_outside_has_the_labels_of_prefixes_and_names_around_it(text: st
     ("text", "problem"),
     [
         ("shop/web-2", "did you mean shop/web-1?"),
+        ("shop/web", "is the service shop/web; policy is asked about the workload behind it: shop/web-1"),
         ("203.0.113.5", "is the service shop/web; policy is asked about the workload behind it: shop/web-1"),
         ("reserved:hots", "did you mean host?"),
         ("reserved:all", "is no identity"),
