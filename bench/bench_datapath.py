@@ -50,7 +50,10 @@ for _ in range(int(sys.argv[3])):
 print(statistics.median(taken) * 1e6)
 """
 SYN, ACK = 0x02, 0x10
-TEST_RUNS: Final = 200_000
+TEST_RUNS: Final = 100_000
+VERDICT_ROUNDS: Final = 21
+PAIRS: Final = 8
+"""Comparisons of l7gate with nothing, one right after the other: other load on the machine changes less in between."""
 
 
 def frame(source: str, flags: int) -> bytes:
@@ -111,6 +114,21 @@ def traffic(lab: DatapathLab, rounds: int, seconds: int, lock: str | None) -> Sa
     return dict(samples)
 
 
+def compare(lab: DatapathLab, pairs: int, seconds: int, lock: str | None) -> dict[str, list[float]]:
+    """What l7gate's programs leave of requests a second, and of Gbit/s, in each pair."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for number in range(pairs):
+        got: dict[tuple[str, str], float] = {}
+        with alone(lock):
+            for variant in ((NONE, 0), ("l7gate", FEW)) if number % 2 else (("l7gate", FEW), (NONE, 0)):
+                with lab.standing(*variant):
+                    got["ratio_l4", variant[0]] = wrk(lab, "same", seconds)
+                    got["ratio_bulk", variant[0]] = bulk(lab, seconds)
+        for figure in ("ratio_l4", "ratio_bulk"):
+            found[figure].append(got[figure, "l7gate"] / got[figure, NONE])
+    return dict(found)
+
+
 def ratios(samples: Samples, figure: str, one: Variant, other: Variant) -> list[float]:
     """Of each round."""
     return [a / b for a, b in zip(samples[figure, one], samples[figure, other], strict=True)]
@@ -121,13 +139,16 @@ def name(variant: Variant) -> str:
     return variant[0] if variant[0] == NONE else f"{variant[0]}_{variant[1]}"
 
 
-def summary(cost: dict[str, list[float]], samples: Samples) -> dict[str, float]:
+def grown(cost: dict[str, list[float]], kind: str) -> list[float]:
+    """What a packet costs with many rules, in packets with few."""
+    return [many / few for many, few in zip(cost[f"{kind}_{MANY}"], cost[f"{kind}_{FEW}"], strict=True)]
+
+
+def summary(cost: dict[str, list[float]], compared: dict[str, list[float]], samples: Samples) -> dict[str, float]:
     """The flat object."""
-    ours, none = ("l7gate", FEW), (NONE, 0)
-    grown = [many / few for many, few in zip(cost[f"new_{MANY}"], cost[f"new_{FEW}"], strict=True)]
-    l4, carried = ratios(samples, "same", ours, none), ratios(samples, "bulk", ours, none)
-    found = {f"ns_{key}": round(statistics.median(values)) for key, values in cost.items()}
-    for key, values in (("ratio_10k_rules", grown), ("ratio_l4", l4), ("ratio_bulk", carried)):
+    found: dict[str, float] = {f"ns_{key}": round(statistics.median(values)) for key, values in cost.items()}
+    told = {"ratio_10k_rules": grown(cost, "new"), "ratio_10k_rules_known": grown(cost, "known"), **compared}
+    for key, values in told.items():
         found[key] = round(statistics.median(values), 3)
         found[f"{key}_min"], found[f"{key}_max"] = round(min(values), 3), round(max(values), 3)
     for firewall in FIREWALLS:
@@ -167,7 +188,7 @@ def picture(samples: Samples) -> str:
 def main() -> None:
     """Runs all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each figure")
     parser.add_argument("--lock", help="hold this file's lock during each round")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 second, nothing is written")
@@ -175,10 +196,11 @@ def main() -> None:
     rounds, seconds = (2, 1) if given.quick else (given.rounds, given.seconds)
     with DatapathLab() as lab:
         with alone(given.lock):
-            cost = verdicts(lab, 9)
+            cost = verdicts(lab, VERDICT_ROUNDS)
+        compared = compare(lab, 2 if given.quick else PAIRS, seconds, given.lock)
         samples = traffic(lab, rounds, seconds, given.lock)
         instructions = lab.instructions
-    found = summary(cost, samples)
+    found = summary(cost, compared, samples)
     print(table(samples))
     print(
         "\nns for each packet: " + ", ".join(f"{key} {statistics.median(values):.0f}" for key, values in cost.items())
@@ -187,7 +209,7 @@ def main() -> None:
         rows = {f"{figure}_{name(variant)}": values for (figure, variant), values in samples.items()}
         about = {"machine": machine(), "rounds": rounds, "seconds": seconds, "instructions": instructions}
         (RESULTS / "datapath.json").write_text(
-            json.dumps({**about, **found, "samples": rows, "ns": cost}, indent=1) + "\n"
+            json.dumps({**about, **found, "samples": rows, "ns": cost, "pairs": compared}, indent=1) + "\n"
         )
         (RESULTS / "datapath.svg").write_text(picture(samples))
     print(json.dumps(found))
