@@ -152,6 +152,7 @@ class Agent:
         await self._attach_node()
         await self._attach_all()
         await self._detach(gone)
+        await asyncio.to_thread(self.datapath.detach_strays, list(self.endpoints))
         self.auditing.kernel_events(await asyncio.to_thread(self.datapath.finish_upgrade))
         self.tasks.start(self._watch_node(), name="watch-node")
         self.tasks.start(self.observation.keep(), name="observe")

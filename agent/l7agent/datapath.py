@@ -9,7 +9,7 @@ import contextlib
 import logging
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -156,6 +156,22 @@ class Datapath:
         elif endpoint.attachment is not None:
             self._attacher.detach_endpoint(endpoint.attachment.ifindex, endpoint.id)
 
+    def detach_strays(self, endpoints: Iterable[Endpoint]) -> None:
+        """Lets go of workloads that are no endpoints any more: an agent was killed while it removed them. All that
+        they send would be dropped for ever. Raises DatapathError."""
+        known = list(endpoints)
+        numbers = {endpoint.id for endpoint in known}
+        for endpoint_id in self._attacher.endpoints("cgroup") - numbers:
+            self._attacher.detach_cgroup(endpoint_id)
+        for endpoint_id in self._attacher.endpoints("endpoint") - numbers:
+            self._attacher.detach_links(endpoint_id)
+        if self.attach_mode == "tc" and all(endpoint.attachment for endpoint in known):
+            # A filter has no name of its own. One that waits for its interface keeps what is on it.
+            taken = {endpoint.attachment.ifindex for endpoint in known if endpoint.attachment}
+            for ifindex, _ in socket.if_nameindex():
+                if ifindex not in taken:
+                    self._attacher.detach_filters(ifindex)
+
     def programs_of(self, endpoint: Endpoint) -> dict[str, bool]:
         """Whether the kernel has each program where the workload's packets pass. Raises DatapathError."""
         attachment = endpoint.attachment
@@ -212,10 +228,9 @@ def remove(config: Config) -> Iterator[str]:
                 for ifindex, endpoint_id in list(maps.endpoint_by_ifindex.items()):
                     attacher.detach_endpoint(ifindex, endpoint_id)
                     yield f"endpoint {endpoint_id} detached"
-        for name in attacher.links():
-            if name.startswith("cgroup_") and name.endswith("_egress"):
-                attacher.detach_cgroup(int(name.split("_")[1]))
-                yield f"endpoint {name.split('_')[1]} detached"
+        for endpoint_id in attacher.endpoints("cgroup"):
+            attacher.detach_cgroup(endpoint_id)
+            yield f"endpoint {endpoint_id} detached"
         for ifindex, name in socket.if_nameindex():
             attacher.detach_uplink(ifindex)
             if name in (config.uplinks if isinstance(config.uplinks, list) else ()):

@@ -21,6 +21,7 @@ from l7bpf import bpffs, libbpf
 from l7bpf.cgroups import Cgroup
 from l7bpf.errors import DatapathError
 from l7bpf.hostflows import CgroupEndpoint
+from l7bpf.linknames import STEER, LinkName, Owner, draft, drafted
 from l7bpf.maps import CgroupEndpoints
 
 Mode = Literal["auto", "tcx", "tc"]
@@ -32,6 +33,8 @@ _ETH_P_ALL = 3
 _PRIORITY = 1
 _HANDLE = 1
 _GONE = {errno.ENODEV, errno.ENOENT, errno.ENOLINK, errno.EINVAL}
+
+_Programs = tuple[tuple[str, int], ...]
 
 _ENDPOINT = (("from_endpoint", _INGRESS), ("to_endpoint", _EGRESS))
 _CGROUP = (
@@ -49,22 +52,33 @@ class Attacher:
         self._pins = pins
         self._older = older / "links" if older is not None else None
         self._links = pins / "links"
+        self._finish_drafts()
         self.mode: Literal["tcx", "tc"] = "tc" if mode == "tc" or (mode == "auto" and not has_tcx()) else "tcx"
 
     def attach_endpoint(self, ifindex: int, endpoint_id: int) -> None:
         """Both directions of the node's end of a workload's veth. Do it before the link is up."""
-        self._attach(_ENDPOINT, ifindex, f"endpoint_{endpoint_id}")
+        self._attach(_ENDPOINT, ifindex, "endpoint", endpoint_id)
 
     def detach_endpoint(self, ifindex: int, endpoint_id: int) -> None:
         """Lets the interface pass everything again, if it is still there."""
-        self._detach(_ENDPOINT, ifindex, f"endpoint_{endpoint_id}")
+        self._detach(_ENDPOINT, ifindex, "endpoint", endpoint_id)
+
+    def detach_links(self, endpoint_id: int) -> None:
+        """The same by the links alone, whichever interface they hold."""
+        for name, _ in _ENDPOINT:
+            self._remove_link(self._pin("endpoint", endpoint_id, name))
+
+    def detach_filters(self, ifindex: int) -> None:
+        """The same by the interface alone, whoever's it was."""
+        for name, hook in _ENDPOINT:
+            _remove_filter(ifindex, hook, name)
 
     def attach_uplink(self, ifindex: int) -> None:
         """Both directions of an interface to other machines."""
-        self._attach(_UPLINK, ifindex, f"uplink_{ifindex}")
+        self._attach(_UPLINK, ifindex, "uplink", ifindex)
 
     def detach_uplink(self, ifindex: int) -> None:
-        self._detach(_UPLINK, ifindex, f"uplink_{ifindex}")
+        self._detach(_UPLINK, ifindex, "uplink", ifindex)
 
     def attach_cgroup(self, cgroup: Cgroup, endpoint_id: int, table: CgroupEndpoints) -> None:
         """Both directions of all sockets of a cgroup. From the first link to the row, all they send is dropped."""
@@ -76,7 +90,7 @@ class Attacher:
             if os.fstat(folder).st_ino != cgroup.number:
                 raise DatapathError(f"{cgroup.folder} is another cgroup by now")
             for name, hook in _CGROUP:
-                pin = self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}"
+                pin = self._pin("cgroup", endpoint_id, name)
                 with self._program(name) as program:
                     # Never an older layout's link: a program finds its row in the table that its link was made with.
                     if not self._replace(pin, program, cgroup.number & 0xFFFFFFFF):
@@ -92,11 +106,11 @@ class Attacher:
     def detach_cgroup(self, endpoint_id: int) -> None:
         """Lets the sockets of the endpoint's cgroup alone again, if it is still there."""
         for name, _ in _CGROUP:
-            self._remove_link(self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}")
+            self._remove_link(self._pin("cgroup", endpoint_id, name))
 
     def attach_steer(self, netns_fd: int | None = None) -> None:
         """The socket lookup of a network namespace: the given one, or the calling thread's."""
-        pin = self._links / "steer"
+        pin = self._links / STEER
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC) if netns_fd is None else -1
         target = own if netns_fd is None else netns_fd
         try:
@@ -110,34 +124,31 @@ class Attacher:
                 os.close(own)
 
     def detach_steer(self) -> None:
-        self._remove_link(self._links / "steer")
+        self._remove_link(self._links / STEER)
 
     # What the kernel says is attached now, whatever was done before. Blocking. Raises DatapathError without programs.
 
     def on_endpoint(self, ifindex: int, endpoint_id: int) -> dict[str, bool]:
         """Whether each program of a workload's interface is there, and the one that is pinned."""
-        return self._present(_ENDPOINT, ifindex, f"endpoint_{endpoint_id}")
+        return self._present(_ENDPOINT, ifindex, "endpoint", endpoint_id)
 
     def on_uplink(self, ifindex: int) -> dict[str, bool]:
         """The same of an uplink."""
-        return self._present(_UPLINK, ifindex, f"uplink_{ifindex}")
+        return self._present(_UPLINK, ifindex, "uplink", ifindex)
 
     def on_cgroup(self, cgroup: Cgroup, endpoint_id: int) -> dict[str, bool]:
         """The same of a cgroup."""
         target = cgroup.number & 0xFFFFFFFF
-        return {
-            name: self._linked(self._links / f"cgroup_{endpoint_id}_{name.split('_')[1]}", name, target)
-            for name, _ in _CGROUP
-        }
+        return {name: self._linked(self._pin("cgroup", endpoint_id, name), name, target) for name, _ in _CGROUP}
 
     def on_sockets(self) -> dict[str, bool]:
         """The same of the socket lookup of the calling thread's network namespace."""
         own = Path("/proc/thread-self/ns/net").stat().st_ino
-        return {"steer": self._linked(self._links / "steer", "steer", own)}
+        return {"steer": self._linked(self._links / STEER, "steer", own)}
 
-    def _present(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> dict[str, bool]:
+    def _present(self, programs: _Programs, ifindex: int, owner: Owner, number: int) -> dict[str, bool]:
         if self.mode == "tcx":
-            pins = {program: self._links / f"{name}_{program.split('_')[0]}" for program, _ in programs}
+            pins = {program: self._pin(owner, number, program) for program, _ in programs}
             return {program: self._linked(pin, program, ifindex) for program, pin in pins.items()}
         try:
             with IPRoute() as netlink:
@@ -161,12 +172,27 @@ class Attacher:
         return (info.target, info.program_id) == (target, wanted)
 
     def links(self) -> list[str]:
-        """Names of the pinned links: ``endpoint_7_from``, ``cgroup_8_egress``, ``uplink_2_to``, ``steer``."""
+        """Names of the pinned links, see `l7bpf.linknames`."""
         return sorted(path.name for path in self._links.iterdir()) if self._links.is_dir() else []
 
-    def _attach(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> None:
+    def endpoints(self, owner: Owner) -> set[int]:
+        """Numbers of the endpoints (``uplink``: indexes of the interfaces) that links of this kind are pinned for."""
+        names = (LinkName.read(name) for name in self.links())
+        return {name.number for name in names if name is not None and name.owner == owner}
+
+    def _pin(self, owner: Owner, number: int, program: str) -> Path:
+        return self._links / str(LinkName.of(owner, number, program))
+
+    def _finish_drafts(self) -> None:
+        """A process that was killed between making a link and giving it its name: what it holds is attached, and
+        newer than what has the name."""
+        for name in self.links():
+            if wanted := drafted(name):
+                (self._links / name).rename(self._links / wanted)
+
+    def _attach(self, programs: _Programs, ifindex: int, owner: Owner, number: int) -> None:
         for program_name, hook in programs:
-            pin = self._links / f"{name}_{program_name.split('_')[0]}"
+            pin = self._pin(owner, number, program_name)
             try:
                 with self._program(program_name) as program:
                     if self.mode == "tcx":
@@ -183,9 +209,9 @@ class Attacher:
             except NetlinkError as error:
                 raise DatapathError(f"{program_name} cannot be attached to interface {ifindex}: {error}") from error
 
-    def _detach(self, programs: tuple[tuple[str, int], ...], ifindex: int, name: str) -> None:
+    def _detach(self, programs: _Programs, ifindex: int, owner: Owner, number: int) -> None:
         for program_name, hook in programs:
-            self._remove_link(self._links / f"{name}_{program_name.split('_')[0]}")
+            self._remove_link(self._pin(owner, number, program_name))
             _remove_filter(ifindex, hook, program_name)
 
     def _program(self, name: str) -> AbstractContextManager[int]:
@@ -224,7 +250,7 @@ class Attacher:
         link = libbpf.link_create(program, target, attach_type, flags)
         try:
             self._links.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = pin.with_name(f"{pin.name}_{os.getpid()}")
+            temporary = pin.with_name(draft(pin.name, os.getpid()))
             temporary.unlink(missing_ok=True)
             libbpf.obj_pin(link, temporary)
             temporary.rename(pin)

@@ -123,6 +123,9 @@ def _reason(log: str) -> str:
 def _pin(programs: dict[str, int], folder: Path) -> None:
     """All of them, each in the place of the one before it."""
     drafts: dict[str, Path] = {}
+    for left in folder.iterdir():
+        if left.name not in programs:
+            left.unlink()  # of a process that was killed here
     try:
         for name, fd in programs.items():
             draft = folder / f"{name}_{os.getpid()}"
