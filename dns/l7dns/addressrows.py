@@ -68,18 +68,29 @@ class AddressRows:
             else:
                 self._hold(address, held)
 
-    def count(self, changes: Iterable[Change]) -> None:
-        """Names came or went. Nothing is written yet."""
+    def count(self, changes: Iterable[Change]) -> dict[bytes, None]:
+        """Names came or went. Nothing is written yet; returns the addresses to which that makes a difference."""
+        different: dict[bytes, None] = {}
         for change in changes:
             matching = self.view.matching(change.fact)
             sets = self._sets.setdefault(change.address, {})
-            left = sets.get(matching, 0) + (1 if change.added else -1)
-            if left:
+            before = sets.get(matching, 0)
+            left = before + (1 if change.added else -1)
+            if left and before:
                 sets[matching] = left
                 continue
-            sets.pop(matching, None)
-            if not sets:
-                del self._sets[change.address]
+            different[change.address] = None
+            if left:
+                sets[matching] = left
+            else:
+                del sets[matching]
+                if not sets:
+                    del self._sets[change.address]
+        return different
+
+    def given(self, address: bytes, matching: frozenset[str]) -> bool:
+        """Whether a name that holds gives an address just these selectors."""
+        return matching in self._sets.get(address, ())
 
     def recount(self, pairs: Iterable[tuple[Fact, Iterable[bytes]]]) -> None:
         """The view has other selectors: every name is matched again."""

@@ -257,11 +257,10 @@ class Learner:
         if self._cache.covers(fact, addresses, expiry, endpoint) and self._addresses.dirty.isdisjoint(addresses):
             return ""
         changes = self._cache.put(fact, addresses, expiry, endpoint)
-        touched = dict.fromkeys(change.address for change in changes)
+        touched = self._came_and_went(changes, now)
         if self._addresses.dirty:
             touched.update(dict.fromkeys(self._addresses.dirty.intersection(addresses)))
         if touched:
-            self._came_and_went(changes, now)
             try:
                 self._settle_or_make_room(touched, now)
             except OSError as error:
@@ -281,9 +280,8 @@ class Learner:
         if not self.whole:
             return 0
         changes = self._cache.expire(now)
-        touched = dict.fromkeys(change.address for change in changes)
+        touched = self._came_and_went(changes, now)
         touched.update(dict.fromkeys(self._addresses.dirty))
-        self._came_and_went(changes, now)
         self._addresses.settle_or_keep(touched, now)
         self._collect_or_keep(now, self._linger)
         if self._checkpoint.due and now >= self._next_save:
@@ -374,19 +372,23 @@ class Learner:
         """All that may have a row of the ipcache by their names, some twice."""
         return itertools.chain(self._cache.addresses(), self._kept.addresses())
 
-    def _came_and_went(self, changes: Iterable[Change], now: float) -> None:
-        """Counts them; what went is kept for its connections."""
-        self._addresses.count(changes)
+    def _came_and_went(self, changes: Collection[Change], now: float) -> dict[bytes, None]:
+        """Counts them; what went is kept for its connections. Returns the addresses to which that makes a difference."""
+        different = self._addresses.count(changes)
         for change in changes:
             if change.added:
-                self._kept.discard(change.fact, change.address)
-            else:
+                if self._kept.discard(change.fact, change.address):
+                    different[change.address] = None
+            elif change.address in different:
                 self._keep(change.fact, change.address, now)
+        return different
 
     def _keep(self, fact: Fact, address: bytes, now: float) -> None:
         known = self._kept.facts_of(address)
         matching = self._addresses.view.matching(fact)
-        if not matching or any(matching <= self._addresses.view.matching(other) for other in known):
+        if not matching or self._addresses.given(address, matching):
+            return
+        if any(matching <= self._addresses.view.matching(other) for other in known):
             return
         self._addresses.settle_or_keep(self._kept.add(fact, address, now), now)
 
