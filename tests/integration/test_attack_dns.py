@@ -2,6 +2,7 @@
 """Raw bytes to the DNS proxy: each query gets an answer, and no name server sees a question that policy forbids."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -12,13 +13,14 @@ from l7lab import Lab, traffic
 from l7lab.gate import Gate
 from l7lab.process import Process, wait_until
 
+PER_SECOND = 200
 RESOLVER, OTHER, PORT = "192.0.2.10", "192.0.2.67", 5353
 POLICY = f"""\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {{name: names, namespace: shop}}
 spec:
-  endpointSelector: {{matchLabels: {{app: frontend}}}}
+  endpointSelector: {{matchExpressions: [{{key: app, operator: In, values: [frontend, batch]}}]}}
   egress:
   - toCIDR: [{RESOLVER}/32]
     toPorts:
@@ -112,7 +114,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     folder = tmp_path_factory.mktemp("policies")
     (folder / "names.yaml").write_text(POLICY)
     with Lab() as lab:
-        gate = Gate(lab, folder)
+        gate = Gate(lab, folder, {"dns": {"queries_per_second": PER_SECOND}})
         gate.start()
         gate.add_all()
         outside = lab.outside.namespace
@@ -177,3 +179,48 @@ def test_names_are_judged_and_learnt_on_any_port_that_a_rule_names(asked: Gate) 
         lambda: any(record["dns"]["query"] == "api.example.com" for record in asked.audit() if "dns" in record),
         "the refused question",
     )
+
+
+# Sends as many as it can at once, and prints how many answers of each kind came.
+FLOOD = """
+import collections, select, socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+sock.connect((sys.argv[1], 53))
+message, kinds, awaited = bytes.fromhex(sys.argv[2]), collections.Counter(), set()
+for number in range(int(sys.argv[3])):
+    sock.send(number.to_bytes(2, "big") + message[2:])
+    awaited.add(number)
+    while select.select([sock], [], [], 5 if len(awaited) > 100 or number == int(sys.argv[3]) - 1 else 0)[0]:
+        answer = sock.recv(2048)
+        awaited.discard(int.from_bytes(answer[:2], "big"))
+        kinds[answer[3] & 15] += 1
+        if not awaited:
+            break
+print(kinds[0], kinds[2], kinds[5], len(awaited))
+"""
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_flood_of_questions_is_limited_answered_and_nobody_elses_loss(asked: Gate, allowed: bool) -> None:
+    frontend, batch, count = asked.lab.frontend.namespace, asked.lab.batch.namespace, 3000
+    before = len(asked.lab.resolver.seen())
+    message = HEAD + (ALLOWED if allowed else FORBIDDEN) + IN_A
+    argv = [sys.executable, "-I", "-S", "-c", FLOOD, RESOLVER, message.hex(), str(count)]
+    with subprocess.Popen(frontend.inside(argv), stdout=subprocess.PIPE, text=True) as flood:
+        assert traffic.dns(batch, "api.example.com").rcode == "NOERROR"
+        out, _ = flood.communicate(timeout=60)
+    passed, limited, refused, unanswered = map(int, out.split())
+    assert (passed + limited + refused, unanswered) == (count, 0)
+    asked_on = [seen.name for seen in asked.lab.resolver.seen()[before:]]
+    if allowed:
+        assert refused == 0
+        assert PER_SECOND <= passed < count / 2
+        assert asked_on.count("api.example.com") == passed + 1  # the other workload's
+    else:
+        assert (passed, limited) == (0, 0)
+        assert "secret.example.net" not in asked_on
+        # Of a flood of refusals as many have a record as one workload may have; the rest is counted.
+        records = [one for one in asked.audit() if "dns" in one and one["dns"]["query"] == "secret.example.net"]
+        wait_until(lambda: asked.status()["audit"]["left_out"] > count / 2, "what was left out to be counted")
+        assert len(records) < count / 2

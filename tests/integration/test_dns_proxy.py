@@ -5,6 +5,7 @@ client ── node (the proxy) ── outside (dnsmasq, and a name server that l
 """
 
 import contextlib
+import itertools
 import json
 import secrets
 import struct
@@ -150,6 +151,9 @@ while True:
         s.sendto(answer(query[:2], question.replace(b"late", b"LATE"), 67), client)
         s.sendto(answer(query[:2], question, 1), client)
         s.sendto(answer(query[:2], question, 68), client)
+    elif first == b"seen":
+        record = b"\\xc0\\x0c\\0\\x01\\0\\x01\\0\\0\\0\\x3c\\0\\x04" + query[:2] + client[1].to_bytes(2, "big")
+        s.sendto(query[:2] + flags + question + record, client)
     elif first == b"liar":
         s.sendto(answer(query[:2], question.replace(b"liar", b"LIAR"), 66), client)
     elif first == b"broken":
@@ -503,6 +507,24 @@ def test_an_answer_that_cannot_be_learnt_is_withheld(net: Net, proxy: Proxy) -> 
     assert (flow["reason"], flow["detail"]) == (225, "the kernel table ipcache is full")
     assert not [row for row in proxy.tell()["cache"] if row["name"] == "n60.example.com"]
     assert net.dig("+short", f"@{RESOLVER_V4}", "n60.example.com") == "203.0.113.61\n"
+
+
+def test_ids_and_ports_towards_the_name_server_are_nothing_that_the_client_chose(net: Net, proxy: Proxy) -> None:
+    # The server answers with the ID and the port that it saw. A port is used for 32 questions at most.
+    script = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); s.connect(("{LIAR}", 53))
+for number in range(100):
+    s.send(number.to_bytes(2, "big") + {dns.message.make_query("seen.example.com", "A", id=0).to_wire()[2:]!r})
+    print(s.recv(512)[-4:].hex())
+"""
+    seen = exchange(net, script).split()
+    ids, ports = [int(one[:4], 16) for one in seen], {int(one[4:], 16) for one in seen}
+    assert len(set(ids)) > 95
+    assert sum(ident == number for number, ident in enumerate(ids)) < 3
+    assert sum(abs(one - other) < 64 for one, other in itertools.pairwise(ids)) < 10
+    assert len(ports) >= 4
+    assert min(ports) > 1023
 
 
 def exchange(net: Net, script: str) -> str:
