@@ -305,6 +305,27 @@ def test_clients_of_every_kind_are_served(net: Net, options: list[str]) -> None:
     assert answer.stdout == ("200 0" if "-I" in options else "200 6")
 
 
+@pytest.mark.parametrize(
+    ("command", "path", "told"),
+    [
+        ("ab -q -k -n 400 -c 8", "/public/hello", (r"Complete requests: +400", r"Failed requests: +0\n")),
+        ("ab -q -n 100 -c 8", "/public/hello", (r"Complete requests: +100", r"Failed requests: +0\n")),
+        ("ab -q -k -n 100 -c 8", "/secret", (r"Non-2xx responses: +100\n",)),
+        ("h2load --h1 -n 400 -c 8 -m 4", "/public/hello", (r"400 succeeded, 0 failed", r"status codes: 400 2xx")),
+        ("h2load --h1 -n 100 -c 8", "/secret", (r"status codes: 0 2xx, 0 3xx, 100 4xx",)),
+        ("wrk -t1 -c8 -d1s", "/public/hello", (r"\d{2,} requests in",)),
+    ],
+    ids=["ab", "ab without keep-alive", "ab, denied", "h2load", "h2load, denied", "wrk"],
+)
+def test_load_generators_find_no_fault(net: Net, command: str, path: str, told: tuple[str, ...]) -> None:
+    before = sum("/secret" in line for line in net.seen())
+    said = run(*entering(net.client), *command.split(), f"http://{SERVERS[0]}{path}").stdout
+    for pattern in told:
+        assert re.search(pattern, said), said
+    assert "Socket errors" not in said, said
+    assert sum("/secret" in line for line in net.seen()) == before
+
+
 def test_pipelined_requests_are_answered_in_order(net: Net) -> None:
     with net.connect() as sock:
         line = "GET {} HTTP/1.1\r\nHost: a.example.com\r\n\r\n"
