@@ -373,7 +373,7 @@ class Learner:
         return itertools.chain(self._cache.addresses(), self._kept.addresses())
 
     def _came_and_went(self, changes: Collection[Change], now: float) -> dict[bytes, None]:
-        """Counts them; what went is kept for its connections. Returns the addresses to which that makes a difference."""
+        """Counts them; what went is kept for its connections. Returns the addresses that it makes a difference to."""
         different = self._addresses.count(changes)
         for change in changes:
             if change.added:
