@@ -76,8 +76,11 @@ class _Section:
         return Action.DENY if self.deny else Action.ALLOW
 
 
-_OF_NO_WORKLOAD: Final = frozenset(f"{labels.RESERVED}:{name}" for name in labels.RESERVED_NAMES - {"init"})
-"""An endpoint without labels of its own is ``reserved:init``; the others are no endpoints that policy could select."""
+_OF_NO_WORKLOAD: Final = frozenset(
+    f"{labels.RESERVED}:{name}" for name in labels.RESERVED_NAMES - {"init", "health", "ingress"}
+)
+"""An endpoint without labels of its own is ``reserved:init``. Those for health checks and Ingress are Cilium's own:
+none is here, and policies for them select nobody. The others are no endpoints that policy could select."""
 
 _SECTIONS: Final = (
     _Section("ingress", Direction.INGRESS, False, _INGRESS),

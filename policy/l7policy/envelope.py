@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from l7policy import labels
-from l7policy.errors import did_you_mean
+from l7policy.errors import did_you_mean, nearest
 from l7policy.reader import Fields, Reader, fields
 from l7policy.yamltree import Kind, Node
 
@@ -134,7 +134,9 @@ def _kind(reader: Reader, node: Node) -> str | None:
         return None
     missing = {"apiVersion", "kind"} - node.fields.keys()
     if missing:
-        reader.fail(node, f"no field {' and no field '.join(sorted(missing))}: this is not a policy")
+        near = [name for name in node.fields.keys() - {"apiVersion", "kind"} if nearest(name, missing)]
+        hint = f"{near[0]}: did you mean {nearest(near[0], missing)}?" if near else ""
+        reader.fail(node, f"no field {' and no field '.join(sorted(missing))}: this is not a policy", hint)
         return None
     kind = reader.text(node.fields["kind"], "kind")
     version = reader.text(node.fields["apiVersion"], "apiVersion")

@@ -15,7 +15,19 @@ from l7policy import capability
 from l7policy.cluster import Cluster
 from l7policy.findings import Finding, finding_at
 from l7policy.judgement import ANYTHING, PortKey, covers, level, port_keys
-from l7policy.model import Action, CidrPeer, EntityPeer, FqdnPeer, LabelPeer, Origin, Peer, Requirement, Rule
+from l7policy.model import (
+    Action,
+    CidrPeer,
+    EntityPeer,
+    FqdnPeer,
+    LabelPeer,
+    NodePeer,
+    Operator,
+    Origin,
+    Peer,
+    Requirement,
+    Rule,
+)
 from l7policy.names import name_set
 from l7policy.policydoc import Policy, SubjectKind
 from l7policy.prefixes import network
@@ -30,6 +42,7 @@ _MOST_COMPARED: Final = 64
 """Rules alike that are compared with one other, so that thousands of policies do not take minutes."""
 _SSH: Final = 22
 """Where people log in. l7d itself needs no port: its API is a unix socket, which no policy closes."""
+_CILIUMS_OWN: Final = frozenset({"reserved:health", "reserved:ingress"})
 _MOST_CONDITIONS: Final = 6
 """Of a subject whose parts are looked up one by one."""
 
@@ -52,6 +65,7 @@ def warnings(
     yield from _without_dns(policies)
     yield from _lock_out([policy for policy in policies if policy.subject_kind == SubjectKind.NODE])
     yield from _not_enforced(policies, told)
+    yield from _of_others(policies)
     if cluster is not None and cluster.endpoints:
         yield from _select_nothing(policies, cluster)
 
@@ -261,6 +275,19 @@ def _not_enforced(policies: Sequence[Policy], told: Collection[str]) -> Iterator
         yield finding_at("not-enforced", place, error.message, error.hint)
 
 
+def _of_others(policies: Sequence[Policy]) -> Iterator[Finding]:
+    """Policies for what Cilium makes for itself on each node."""
+    for policy in policies:
+        for requirement in policy.subject:
+            if requirement.key in _CILIUMS_OWN and requirement.operator in (Operator.EXISTS, Operator.IN):
+                yield finding_at(
+                    "selects-nothing",
+                    Origin(policy.name, policy.part or "spec", policy.file, policy.line, policy.column),
+                    f"{policy.name} selects nothing: {requirement.key} is an endpoint of Cilium's own",
+                    "leave it out where Cilium does not run",
+                )
+
+
 def _select_nothing(policies: Sequence[Policy], cluster: Cluster) -> Iterator[Finding]:
     known = {endpoint.labels for endpoint in cluster.endpoints.values()}
     nodes = any(is_node(labels) for labels in known)
@@ -278,7 +305,9 @@ def _select_nothing(policies: Sequence[Policy], cluster: Cluster) -> Iterator[Fi
             )
         for rule in policy.rules:
             for peer in rule.peers or ():
-                if not isinstance(peer, LabelPeer) or any(matches(peer, labels) for labels in known):
+                if not isinstance(peer, LabelPeer | NodePeer) or (isinstance(peer, NodePeer) and not nodes):
+                    continue
+                if any(matches(peer, labels) for labels in known):
                     continue
                 if any(requirement.key.startswith("reserved:") for requirement in peer.requirements):
                     continue

@@ -55,6 +55,10 @@ def test_a_list_is_unpacked() -> None:
     [
         ("- a", "f:1:1: a policy must be a mapping, not a list"),
         ("spec: {}", "f:1:1: no field apiVersion and no field kind: this is not a policy"),
+        (
+            "apiversion: cilium.io/v2\nkind: CiliumNetworkPolicy",
+            "f:1:1: no field apiVersion: this is not a policy (hint: apiversion: did you mean apiVersion?)",
+        ),
         ("apiVersion: v1\nkind: 1", 'f:2:7: kind must be text, not a number (hint: quote it: "1")'),
         (
             "apiVersion: apps/v1\nkind: Deployment",

@@ -128,3 +128,18 @@ def test_host_policies_that_nobody_can_log_in_by_are_told(ingress: str, told: bo
     expected = [("0.yaml", 1, "locks-out")] if told else []
     told_here = found(f"{text}  nodeSelector: {{}}\n  ingress: {ingress}\n")
     assert [one for one in told_here if one[2] != "shadowed-rule"] == expected
+
+
+def test_a_policy_for_an_endpoint_of_ciliums_own_is_taken_and_told_to_select_nothing() -> None:
+    text = (
+        "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: health}\nspec:\n"
+        "  endpointSelector: {matchLabels: {'reserved:health': ''}}\n  ingress: [{fromEntities: [remote-node]}]\n"
+    )
+    assert found(text) == [("0.yaml", 1, "selects-nothing")]
+
+
+def test_selectors_of_nodes_that_match_none_are_told_when_the_nodes_are_known() -> None:
+    node = "apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {role: a}}\n"
+    text = policy("toNodes: [{matchLabels: {role: b}}]", "toNodes: [{matchLabels: {role: a}}]")
+    assert found(text, pods=PODS) == []
+    assert found(text, pods=f"{PODS}---\n{node}") == [("0.yaml", 7, "selects-nothing")]
