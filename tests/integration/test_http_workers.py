@@ -106,9 +106,7 @@ def test_a_worker_that_is_killed_under_load_costs_what_was_on_it_and_nothing_den
     wait_for_others(gate, {victim})
 
 
-def test_workers_with_no_file_left_keep_what_they_have_follow_reloads_and_recover(
-    gate: Gate, tmp_path: Path
-) -> None:
+def test_workers_with_no_file_left_keep_what_they_have_follow_reloads_and_recover(gate: Gate, tmp_path: Path) -> None:
     frontend, before = gate.lab.frontend.namespace, workers(gate)
     with Stream.http(frontend, tmp_path / "log", PUBLIC, address=API) as stream:
         stream.wait_count(2)
