@@ -6,7 +6,6 @@ or a restart. Nothing the data path does waits for this process.
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from l7agent.fills import Fills
 from l7agent.history import History, Kept
 from l7agent.identities import Identities, IdentitiesExhausted
 from l7agent.kernel_state import KernelState
+from l7agent.linknews import LinkNews
 from l7agent.observation import Observation
 from l7agent.reload import Change, ReloadFailed, transact
 from l7agent.supervisor import Supervisor
@@ -39,13 +39,10 @@ from l7policy.model import Snapshot
 from l7policy.policydoc import Policy, Source
 
 LOOK_SECONDS: Final = 1.0
-"""How often the node is looked at for workloads that came, moved or went."""
+"""How often the node is looked at for workloads that came, moved or went, if the kernel tells of no change before."""
 
-SWEEP_SECONDS: Final = 30.0
-"""How often flows that are over are swept from the connection table."""
-
-LOOKS_PER_INSPECTION: Final = 15
-"""Most looks are glances; each so many-th also finds addresses that were given to a workload later."""
+INSPECT_SECONDS: Final = 15.0
+"""Most looks are glances; so often one also finds addresses that were given to a workload later."""
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +153,7 @@ class Agent:
         self.auditing.kernel_events(await asyncio.to_thread(self.datapath.finish_upgrade))
         self.tasks.start(self._watch_node(), name="watch-node")
         self.tasks.start(self.observation.keep(), name="observe")
-        self.tasks.start(self._sweep_flows(), name="sweep-flows")
+        self.tasks.start(self.kernel.evictions.keep_sweeping(), name="sweep-flows")
         self.datapath.on_events(self.auditing.kernel_events)
 
     async def _restore(self, newest: Kept) -> bool:
@@ -473,28 +470,28 @@ class Agent:
         except DatapathError as error:
             _log.error("flows that need a proxy are dropped: %s", error)
 
-    async def _sweep_flows(self) -> None:
-        while True:
-            await asyncio.to_thread(self.kernel.evictions.sweep)
-            await asyncio.sleep(SWEEP_SECONDS)
-
     async def _watch_node(self) -> None:
-        behind = False
-        for look in itertools.count(1):
-            await asyncio.sleep(LOOK_SECONDS)
-            addresses = await asyncio.to_thread(workload.node_addresses)
-            async with self._change:
-                if not look % LOOKS_PER_INSPECTION:
-                    await self._restore_routes()
-                moved = await self._locate_all(glance=bool(look % LOOKS_PER_INSPECTION))
-                if not moved and not behind and addresses == self._node_addresses:
-                    continue
-                self._node_addresses = addresses
-                behind = True
-                try:
-                    await self._bring_into_force(self._policies)
-                    await self._attach_all()
-                    await self._attach_node()
-                    behind = False
-                except (ReloadFailed, DatapathError) as error:
-                    _log.error("a change on the node could not be followed: %s", error)
+        behind, inspected = False, time.monotonic()
+        with LinkNews() as news:
+            while True:
+                await news.wait(LOOK_SECONDS)
+                addresses = await asyncio.to_thread(workload.node_addresses)
+                async with self._change:
+                    if whole := time.monotonic() - inspected >= INSPECT_SECONDS:
+                        inspected = time.monotonic()
+                        await self._restore_routes()
+                    moved = await self._locate_all(glance=not whole)
+                    if not moved and not behind and addresses == self._node_addresses:
+                        continue
+                    self._node_addresses = addresses
+                    behind = not await self._follow()
+
+    async def _follow(self) -> bool:
+        try:
+            await self._bring_into_force(self._policies)
+            await self._attach_all()
+            await self._attach_node()
+        except (ReloadFailed, DatapathError) as error:
+            _log.error("a change on the node could not be followed: %s", error)
+            return False
+        return True

@@ -2,9 +2,10 @@
 """What left the tables of flows and fragments: swept because it was over, or pushed out because the table was full.
 
 The kernel does not tell what it evicts. The programs count what they make and delete, `sweep` what it removes; the rest
-that is not there any more was evicted. Blocking, for a thread. May decide nothing. Failure verdict: OSError.
+that is not there any more was evicted. Most of it blocks, for a thread. May decide nothing. Failure verdict: OSError.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
@@ -25,6 +26,8 @@ _ROWS: Final[Mapping[str, tuple[int, int | None]]] = {
     "fragments": (METRIC_FRAGMENTS_MADE, None),
 }
 """Where the programs count what they make, and what they delete."""
+SWEEP_SECONDS: Final = 30.0
+"""How often what is over is swept from the tables."""
 EVICTING: Final = frozenset(_ROWS)
 """Tables that make room by themselves: full is what they are meant to be."""
 
@@ -45,6 +48,12 @@ class Evictions:
         """Removes what is over."""
         for table in self._tables:
             self.expired[table.name] += table.sweep().expired
+
+    async def keep_sweeping(self) -> None:
+        """For ever, beside the loop."""
+        while True:
+            await asyncio.to_thread(self.sweep)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def count(self, name: str, entries: int) -> None:
         """Takes note that the table holds so many now. Packets pass meanwhile: never less than it was."""

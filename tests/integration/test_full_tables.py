@@ -116,7 +116,8 @@ def test_a_workload_that_does_not_fit_is_refused(gate: Gate) -> None:
     assert "all 2 endpoints are taken (config key maps.endpoints)" in done.err
     assert [endpoint["name"] for endpoint in gate.endpoints()] == ["frontend", "backend"]
     assert traffic.connect(gate.lab.frontend.namespace, "198.51.100.2", 8080).open
-    assert any("kernel table endpoints holds 2 of 2" in problem for problem in gate.status()["problems"])
+    told = "kernel table endpoints holds 2 of 2 entries (config key maps.endpoints)"
+    wait_until(lambda: told in gate.status()["problems"], "a count that is not of before", 8.0)
 
 
 def test_an_answer_whose_identity_does_not_fit_is_withheld(gate: Gate) -> None:
