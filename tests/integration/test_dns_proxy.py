@@ -489,6 +489,23 @@ def test_silence_becomes_a_servfail_in_time(net: Net, proxy: Proxy) -> None:
     assert proxy.flow("silent.example.com")["reason"] == 222
 
 
+def test_a_name_server_that_is_silent_delays_nobody_who_asks_another(net: Net, proxy: Proxy) -> None:
+    queries = [dns.message.make_query(f"n{number}.example.com", "A", id=number).to_wire() for number in range(40)]
+    silent = dns.message.make_query("silent.example.com", "A", id=0).to_wire()[2:]
+    script = f"""
+import select, socket
+sock = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+sock[0].connect(("{LIAR}", 53)); sock[1].connect(("{RESOLVER_V4}", 53))
+for number in range(200): sock[0].send(number.to_bytes(2, "big") + {silent!r})
+for query in {queries!r}: sock[1].send(query)
+order = []
+while len(order) < 240 and (ready := select.select(sock, [], [], 5)[0]):
+    for one in ready: order.append((sock.index(one), one.recv(512)[3] & 15))
+print(order == [(1, 0)] * 40 + [(0, 2)] * 200)
+"""
+    assert exchange(net, script) == "True\n"
+
+
 def test_only_the_fitting_one_of_several_answers_counts(net: Net, proxy: Proxy) -> None:
     assert net.dig("+short", f"@{LIAR}", "late.example.com") == "203.0.113.1\n"
     rows = [row["address"] for row in proxy.tell()["cache"] if row["name"] == "late.example.com"]
