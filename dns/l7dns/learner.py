@@ -198,8 +198,8 @@ class Learner:
                 self._keep(fact, address, now)
 
     def close(self) -> None:
-        """Writes the checkpoint, unless it was not read to its end. The kernel keeps everything."""
-        if self.whole:
+        """Leaves the checkpoint, which its journal makes whole, to the next process. The kernel keeps everything."""
+        if self.whole and self._checkpoint.due:
             self._save_names()
         self._checkpoint.close()
 
