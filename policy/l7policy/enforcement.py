@@ -15,7 +15,7 @@ snapshot knows (yet) and an endpoint that is gone refuse with POLICY_CHANGED.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from l7policy.flowpolicy import FlowPolicy, L7Decision, Resolution, Side, Stage, closed
@@ -78,6 +78,8 @@ class _Ruling:
     pins: NameSet | None
     rule: str
     policies: tuple[str, ...]
+    stages: dict[EndpointId, Stage] = field(default_factory=dict)
+    """As each workload's flows pass it: made once, because a client that never keeps a connection asks every time."""
 
 
 class _View:
@@ -235,7 +237,10 @@ class Enforcement:
             # Not audited either: what the endpoint's policy would say of a stranger is not known.
             return closed(direction, row.id, policy.selected_by), False
         ruling = self._ruling(view, row.policy_id, direction, labels, protocol, port)
-        return _stage_of(ruling, direction, row.id), True
+        stage = ruling.stages.get(row.id)
+        if stage is None:
+            stage = ruling.stages[row.id] = _stage_of(ruling, direction, row.id)
+        return stage, True
 
     def _ruling(
         self, view: _View, policy_id: PolicyId, direction: Direction, labels: Labels, protocol: int, port: int

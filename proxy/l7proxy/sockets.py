@@ -60,23 +60,21 @@ async def _connect(source: Address, destination: Address) -> socket.socket:
             # The port is chosen at connect, by the whole 4-tuple, and not used up for all destinations at bind.
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind(source)
-        try:
-            sock.connect(destination)
-        except BlockingIOError:
+        failed = sock.connect_ex(destination)
+        if failed == errno.EINPROGRESS:
             # A server near by has often answered by now, and to ask costs less than to wait for the loop to tell.
             failed = sock.connect_ex(destination)
-            if failed == errno.EALREADY:
-                await _connected(sock)
-            elif failed:
-                raise OSError(failed, os.strerror(failed)) from None
+        if failed == errno.EALREADY:
+            failed = await _connected(sock)
+        _check(failed)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-async def _connected(sock: socket.socket) -> None:
-    """Waits until the connection is there. Raises OSError if it cannot be had.
+async def _connected(sock: socket.socket) -> int:
+    """Waits until the connection is there, or cannot be had. Returns its error, 0 if there is none.
 
     Not `loop.sock_connect`: uvloop's asks a thread to resolve the address first, although it is one.
     """
@@ -87,7 +85,10 @@ async def _connected(sock: socket.socket) -> None:
         await writable
     finally:
         loop.remove_writer(sock)
-    failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _check(failed: int) -> None:
     if failed:
         raise OSError(failed, os.strerror(failed))
 
