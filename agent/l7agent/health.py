@@ -15,6 +15,7 @@ from l7agent.evictions import EVICTING
 from l7agent.fills import Fill
 from l7bpf.errors import DatapathError, size_key
 from l7policy.ids import EndpointId
+from l7policy.verdict import Direction
 
 FULL: Final = 0.9
 """From this share on a table that does not evict is about to refuse rules, names or workloads."""
@@ -51,6 +52,11 @@ def problems(agent: Agent, tables: Iterable[Fill], programs: Programs) -> Iterat
             yield f"endpoint {endpoint.declared.name}: not attached: {missing}"
         if endpoint.state == "error":
             yield f"endpoint {endpoint.declared.name}: {endpoint.message}"
+        if endpoint.declared.cgroup and _late(agent, endpoint):
+            yield (
+                f"endpoint {endpoint.declared.name}: ingress rules for requests hold for no process of the node: what "
+                "they are about is dropped (REDIRECT_IMPOSSIBLE)"
+            )
     for process in agent.supervisor.processes:
         if process.state != "ready":
             yield f"{process.slot.name} is {process.state}" + (f": {process.problem}" if process.problem else "")
@@ -63,6 +69,12 @@ def problems(agent: Agent, tables: Iterable[Fill], programs: Programs) -> Iterat
         yield "the declared endpoints were not loaded"
     if agent.audit.error:
         yield "the audit log cannot be written"
+
+
+def _late(agent: Agent, endpoint: Endpoint) -> bool:
+    """Whether ingress has rules that need a proxy: what comes has reached the process's socket already."""
+    policy = agent.compiled.endpoint_policies.get(endpoint.id) if agent.compiled else None
+    return policy is not None and any(rule.inspects and rule.direction == Direction.INGRESS for rule in policy.rules)
 
 
 def _missing(programs: Mapping[str, bool]) -> str:

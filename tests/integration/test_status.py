@@ -66,4 +66,4 @@ def test_a_table_that_is_nearly_full_is_told_before_it_refuses(make_gate: Callab
     gate = make_gate(settings={"maps": {"endpoints": 3}})
     # A count may be five seconds old.
     wait_until(lambda: bool(degraded(gate)), "the next count", 10.0)
-    assert degraded(gate) == ["kernel table endpoints holds 3 of 3 entries (config key maps)"]
+    assert degraded(gate) == ["kernel table endpoints holds 3 of 3 entries (config key maps.endpoints)"]
