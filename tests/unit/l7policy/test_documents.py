@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from l7policy.capability import CONFIGURED
 from l7policy.documents import Loader, Source, load, load_enforced
 from l7policy.errors import PolicyErrors
+from l7policy.lint import lint
 from l7policy.model import CidrPeer
 from l7policy.verdict import Direction
 
@@ -214,3 +216,12 @@ def test_a_misspelt_field_is_one_mistake_though_it_is_needed(text: str, wrong: s
         load([Source("f", f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n{text}\n")])
     (error,) = refused.value.errors
     assert (error.message, error.hint) == (f"unknown field {wrong}", f"did you mean {meant}?")
+
+
+def test_the_optional_examples_load_and_warn_of_nothing() -> None:
+    folder = Path(__file__).parents[3] / "examples" / "policies" / "optional"
+    sources = [Source(path.name, path.read_text("utf-8")) for path in sorted(folder.glob("*.yaml"))]
+    assert {policy.file for policy in load(sources)} == {"host.yaml", "no-encrypted-dns.yaml", "nodes.yaml"}
+    for source in sources:
+        assert lint([source], load([source]), told=CONFIGURED) == ()
+        assert source.text.startswith("# ")
