@@ -46,7 +46,7 @@ def unsupported(policies: Iterable[Policy], told: Collection[str] = ()) -> tuple
                     _error(
                         rule.origin,
                         f"l7d is not told who {what} is, and would let through what this rule forbids",
-                        f"say it in the configuration of l7d, key {TOLD[name]}: addresses, or [] if there are none",
+                        f"say it in the configuration of l7d, key {TOLD[name]}; [] if there is nobody",
                     )
                 )
     return tuple(sorted(set(found)))
