@@ -6,7 +6,7 @@ random ID of its own, each socket a random port and ears for this name server on
 table from filling with one entry per query. TCP queries of one client connection share one upstream connection.
 
 May not judge answers: every message goes to its waiter, which says whether it was the answer. Failure verdict: the
-waiter is told that asking failed; nothing is asked again but once, when a name server hung up between two queries.
+waiter is told that asking failed; nothing is asked again but when a name server hung up between two queries.
 """
 
 import asyncio
@@ -236,14 +236,12 @@ class TcpUpstream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._served = False
-        self._retried: set[int] = set()
         self._closed = False
 
     def ask(self, waiter: Waiter) -> Asked:
         """Sends the waiter's query, at once or when connected."""
         ident = self._ids.draw(self._waiting)
         self._waiting[ident] = waiter
-        self._retried.discard(ident)
         self._send(waiter.query(ident))
         return Asked(self._waiting, ident)
 
@@ -281,20 +279,21 @@ class TcpUpstream(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Servers hang up between two queries (RFC 7766 §6.2.4): what one left unanswered is asked once more."""
+        """Servers hang up between two queries (RFC 7766 §6.2.4), dnsmasq after a hundred: the rest is asked again.
+
+        Only a connection on which there was an answer is made anew, so that each one brings the end nearer. A query
+        that was answered may be among those: what stood unread in a connection that was reset is lost.
+        """
         self._transport = None
         self._unsent.clear()
-        again: list[tuple[int, Waiter]] = []
-        for ident, waiter in list(self._waiting.items()):
-            if self._served and ident not in self._retried and not self._closed:
-                again.append((ident, waiter))
-            else:
-                del self._waiting[ident]
-                waiter.failed("the name server closed the connection" if exc is None else str(exc))
-        for ident, waiter in again:
-            if ident in self._waiting:
-                self._retried.add(ident)
+        if self._served and not self._closed:
+            for ident, waiter in list(self._waiting.items()):
                 self._send(waiter.query(ident))
+            return
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        for waiter in waiting:
+            waiter.failed("the name server closed the connection" if exc is None else str(exc))
 
     def _send(self, query: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden vectors from Cilium's and Kubernetes' documents, and the traps where engines went wrong: from YAML to verdict.
 
-What is about DNS messages is tested in tests/unit/l7dns and tests/integration/test_dns_proxy.py.
+What is about DNS messages is tested in tests/unit/l7dns and tests/integration/nameproxy.
 """
 
 from dataclasses import replace
