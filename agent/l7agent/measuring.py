@@ -89,8 +89,8 @@ def _policy(agent: Agent) -> Iterator[Sample]:
     seconds = agent.change_seconds
     yield from histogram("policy_implementation_delay", (), seconds.cumulative(), seconds.total)
     yield Sample("policy_load_error", (), bool(agent.policy_load_error))
-    for kind, count in Counter(views.identity_kind(number) for number in agent.kernel.identities()).items():
-        yield Sample("identity", (kind,), count)
+    kinds = Counter(one["kind"] for one in views.identities(agent))
+    yield from (Sample("identity", (kind,), count) for kind, count in kinds.items())
 
 
 def _own(agent: Agent) -> Iterator[Sample]:

@@ -4,6 +4,7 @@
 import os
 import socket
 import time
+from collections.abc import Collection
 from typing import Any
 
 from l7agent import dataplane, health
@@ -16,6 +17,7 @@ from l7policy import ids
 from l7policy.changes import Changes, EndpointChange
 from l7policy.errors import PolicyErrors
 from l7policy.policydoc import Policy
+from l7policy.selectors import REMOTE_NODE_LABEL
 from l7policy.verdict import Reason
 
 View = dict[str, Any]
@@ -161,26 +163,27 @@ def endpoints(agent: Agent) -> list[View]:
     return [endpoint(agent, one) for one in agent.endpoints]
 
 
-def identity_kind(number: int) -> str:
-    """``reserved``, ``workload``, ``cidr`` or ``fqdn``."""
+def identity_kind(number: int, labels: Collection[str]) -> str:
+    """``reserved``, ``workload``, ``node`` (another one, that has labels), ``cidr`` or ``fqdn``."""
     if number < ids.FIRST_CLUSTER_IDENTITY:
         return "reserved"
     if number < ids.FIRST_LOCAL_IDENTITY:
-        return "workload"
+        return "node" if REMOTE_NODE_LABEL in labels else "workload"
     return "fqdn" if ids.is_fqdn_identity(number) else "cidr"
 
 
 def identities(agent: Agent) -> list[View]:
     """Every identity of this node, the learnt ones too."""
     used: list[int] = list(agent.compiled.endpoint_identities.values()) if agent.compiled else []
+    known = ((number, agent.kernel.labels_of(number)) for number in agent.kernel.identities())
     return [
         {
             "id": number,
-            "labels": list(agent.kernel.labels_of(number)),
-            "kind": identity_kind(number),
+            "labels": list(labels),
+            "kind": identity_kind(number, labels),
             "endpoints": used.count(number),
         }
-        for number in agent.kernel.identities()
+        for number, labels in known
     ]
 
 

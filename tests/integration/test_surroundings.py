@@ -106,3 +106,11 @@ def test_a_workload_without_labels_may_do_what_policies_for_such_allow_until_it_
     assert [explained(gate, "frontend", address, "80/TCP") for address in (IN_CIDR, STRANGER)] == [True, False]
     gate.must("endpoint", "labels", "frontend", "-a", "app=frontend")
     assert traffic.connect(frontend.namespace, STRANGER, 80).open
+
+
+def test_other_nodes_are_no_workloads_in_the_list_of_identities(gate: Gate) -> None:
+    kinds = {tuple(one["labels"]): one["kind"] for one in gate.must("identity", "list", "-o", "json").json}
+    assert {kind for labels, kind in kinds.items() if "k8s:role=db" in labels} == {"node"}
+    assert {kind for labels, kind in kinds.items() if "k8s:app=batch" in labels} == {"workload"}
+    counted = gate.must("metrics", "list", "-p", "identity$", "-o", "json").json
+    assert {one["labels"]["type"]: one["value"] for one in counted}["node"] == 1
