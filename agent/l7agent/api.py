@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from l7agent import bpf_views, endpoints, flowstream, fqdn_views, health, measuring, metrics_port, views
+from l7agent import bpf_views, endpoints, flowstream, fqdn_views, health, host, measuring, metrics_port, views
 from l7agent.agent import Agent
 from l7agent.endpoints import Endpoint
 from l7agent.history import UnknownRevision
@@ -172,6 +172,10 @@ class Api:
 
     def _endpoint(self, key: str) -> Endpoint:
         endpoint = self._agent.endpoints.find(key)
+        if endpoint is None and key == host.NAME:
+            raise endpoints.NoSuchEndpoint(
+                "host is the node itself: its options are node.audit and node.labels of the configuration"
+            )
         if endpoint is None:
             raise endpoints.NoSuchEndpoint(f"no endpoint {key!r}")
         return endpoint
@@ -193,9 +197,8 @@ class Api:
 
     async def configure_endpoint(self, request: Request) -> Response:
         wanted = await body(request, ConfigRequest)
-        changed = await self._agent.change_endpoint(
-            request.path_params["key"], lambda one: replace(one, audit=wanted.audit)
-        )
+        key = self._endpoint(request.path_params["key"]).declared.name
+        changed = await self._agent.change_endpoint(key, lambda one: replace(one, audit=wanted.audit))
         return reply(views.endpoint(self._agent, changed))
 
     async def identities(self, _: Request) -> Response:

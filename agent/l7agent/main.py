@@ -159,11 +159,17 @@ def _data_plane(config: Config, name: str, process: Coroutine[Any, Any, None]) -
 
 
 @main.command()
+@click.option("--force", is_flag=True, help="Stop a running agent first, unless a service manager starts it again.")
 @_configured
-def cleanup(_: Path | None, config: Config) -> None:
+def cleanup(_: Path | None, config: Config, force: bool) -> None:
     """Stop the data plane and remove programs, maps, links, rules and routes.
 
     Workloads are NOT judged any more afterwards. Declared endpoints and kept revisions stay in the state directory.
+
+    \b
+    Examples:
+      systemctl stop l7d && l7d cleanup
+      l7d cleanup --force
     """
     from l7agent.cleanup import AgentRunning
     from l7agent.cleanup import cleanup as take_down
@@ -172,7 +178,7 @@ def cleanup(_: Path | None, config: Config) -> None:
     _require_root()
     _logging(config, "cleanup")
     try:
-        for line in take_down(config):
+        for line in take_down(config, force=force):
             click.echo(line)
     except (AgentRunning, DatapathError) as error:
         fail(str(error))

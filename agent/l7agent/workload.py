@@ -3,6 +3,7 @@
 cgroup its processes live in."""
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -25,6 +26,8 @@ _TABLE_LOCAL: Final = 255
 _DELIVERED: Final = frozenset({2, 3, 4})
 """Kinds of route that end at this node: local, broadcast, anycast."""
 _ETHERNET: Final = 1
+_ONE_BY_ONE: Final = 16
+"""So many links are asked for singly."""
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -98,7 +101,8 @@ def inspect(netns: str, interface: str = "") -> Attachment:
         namespace = path.stat().st_ino
         links, addresses = _inside(path)
         with contextlib.closing(IPRoute()) as node:
-            outside = {link["index"]: link for link in node.get_links()}
+            outside = _links(node, {link.get_attr("IFLA_LINK") for link in links if _kind(link) == "veth"})
+            outside |= _links(node, {peer.get_attr("IFLA_MASTER") for peer in outside.values()})
             number = _number_of(node, path)
             routed = {address: _way_to(node, address) for address in _own(addresses)}
     except NetlinkError as error:
@@ -143,6 +147,22 @@ def inspect(netns: str, interface: str = "") -> Attachment:
             missing=True,
         )
     return Attachment(outer, peer["index"], theirs, namespace)
+
+
+def _links(node: Any, indexes: set[int | None]) -> dict[int, Any]:
+    """Those of the node's links. One by one, for a node has a link for each workload; all at once for one that claims
+    many."""
+    wanted = {index for index in indexes if index}
+    if len(wanted) > _ONE_BY_ONE:
+        return {link["index"]: link for link in node.get_links() if link["index"] in wanted}
+    found: dict[int, Any] = {}
+    for index in wanted:
+        try:
+            found |= {link["index"]: link for link in node.get_links(index)}
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+    return found
 
 
 def _own(addresses: list[Any]) -> dict[str, int]:

@@ -29,9 +29,9 @@ spec:
 """
 
 
-def cleanup(gate: Gate) -> subprocess.CompletedProcess[str]:
+def cleanup(gate: Gate, *options: str) -> subprocess.CompletedProcess[str]:
     """`l7d cleanup` on the node."""
-    return gate.lab.node.namespace.run([program("l7d"), "--config", str(gate.config), "cleanup"])
+    return gate.lab.node.namespace.run([program("l7d"), "--config", str(gate.config), "cleanup", *options])
 
 
 def declared(gate: Gate, name: str, netns: str, app: str = "locked") -> Path:
@@ -277,6 +277,11 @@ def test_cleanup_leaves_the_node_as_it_was_and_refuses_while_the_agent_runs(
     gate.start()
     wait_until(gate.endpoints_ready, "the endpoints to be ready again")
     assert not open_(gate.lab.batch.namespace, UNNAMED)
+    # A running agent is stopped first, if that is asked for.
+    forced = cleanup(gate, "--force")
+    assert (forced.returncode, forced.stdout.splitlines()[0], forced.stderr) == (0, "agent stopped", "")
+    wait_until(lambda: not gate.agent.running, "the agent to be reaped")
+    assert node_state(gate) == before
 
 
 def test_after_a_reboot_the_state_directory_is_enough(unstarted_gate: Callable[..., Gate]) -> None:

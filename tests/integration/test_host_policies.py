@@ -60,6 +60,12 @@ def test_other_machines_reach_only_what_the_policy_lets_them(gate: Gate, address
     assert told == ("host", "ingress", "POLICY_DENIED", ["node"])
 
 
+def test_the_node_is_configured_by_its_configuration(gate: Gate) -> None:
+    done = gate.ctl("endpoint", "config", "host", "PolicyAuditMode=Enabled")
+    assert done.code != 0
+    assert "its options are node.audit and node.labels of the configuration" in done.err
+
+
 @pytest.mark.parametrize("address", BOTH)
 def test_workloads_are_judged_by_both_ends(gate: Gate, address: str) -> None:
     batch, frontend = gate.lab.batch.namespace, gate.lab.frontend.namespace
