@@ -108,3 +108,14 @@ def test_a_flood_of_drops_is_held_to_the_rate_and_counted(policed, build):
     assert told + policed.maps.metrics.get(METRIC_EVENTS_LOST).packets - lost == 50_000
     # One second's worth at once, and what the time that passed allows, on each of the processors.
     assert told <= os.cpu_count() * PER_SECOND * (1 + time.monotonic() - began) + 1
+
+
+def test_events_that_find_no_room_are_counted(node, build):
+    node.enforce(web="egress")
+    before = node.maps.metrics.get(METRIC_EVENTS_LOST).packets, node.maps.metrics.get(NO_RULE).packets
+    runs = 20000
+    result = node.run("from_endpoint", build.udp(node.web, node.server, 40000, 80), repeat=runs)
+    lost = node.maps.metrics.get(METRIC_EVENTS_LOST).packets - before[0]
+    assert not result.passed
+    assert lost > 0
+    assert len(result.events) + lost == runs == node.maps.metrics.get(NO_RULE).packets - before[1]
