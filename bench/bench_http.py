@@ -149,7 +149,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of load for one figure")
+    parser.add_argument("--seconds", type=int, default=2, help="of load for one figure; a slow peer needs 2")
     parser.add_argument("--quick", action="store_true", help="fewer scenarios, 3 rounds of 1 s, nothing written")
     parser.add_argument("--targets", default=",".join(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument("--scenarios", help=f"of {','.join(scenario.name for scenario in SCENARIOS)}")
