@@ -3,7 +3,7 @@
 
 import pytest
 
-from l7bpf.flows import CONNTRACK_DENIED, ConntrackEntry, ConntrackKey
+from l7bpf.flows import CONNTRACK_DENIED, CONNTRACK_LOCAL, ConntrackEntry, ConntrackKey
 
 TCP, UDP = 6, 17
 TO_PROXY = 0x200
@@ -188,3 +188,18 @@ class TestRevision:
         assert send(node, build.tcp(node.web, node.server, 40001, 80)).reason == NO_RULE
         node.revision(2)
         assert send(node, build.tcp(node.web, node.server, 40000, 80, build.ACK)).reason == NO_RULE
+
+
+def test_a_workload_that_calls_itself_by_way_of_the_node_is_judged_by_both_its_policies(node, build, names):
+    web = names[0]
+    syn, answer = build.tcp(web, web, 40000, 80), build.tcp(web, web, 80, 40000, build.SYN_ACK)
+    node.enforce(web="both")
+    assert send(node, syn).reason == NO_RULE
+    node.policy(70, "egress", node.WEB_IDENTITY, TCP, 80)
+    result = send(node, syn)
+    assert (result.reason, result.events[0].direction) == (NO_RULE, 1)
+    node.policy(70, "ingress", node.WEB_IDENTITY, TCP, 80)
+    for packet in (syn, answer):
+        assert send(node, packet).passed
+        assert node.run("to_endpoint", packet, ingress_ifindex=node.web_ifindex).passed
+    assert entry(node, web, web, 40000, 80).flags == CONNTRACK_LOCAL
