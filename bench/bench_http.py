@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bars import Group, bars
-from httplab import NAMES, VENV, HttpLab, Target
+from httplab import NAMES, PEERS, VENV, HttpLab, Target
 from httpload import SCENARIOS, Sample, Scenario, measure
 from machine import alone, machine
 
@@ -30,18 +30,33 @@ Samples = dict[tuple[str, str], list[Sample]]
 """By scenario and target, one for each round."""
 
 
-def play(lab: HttpLab, scenarios: Sequence[Scenario], rounds: int, seconds: int, lock: str | None) -> Samples:
-    """Every figure of every round."""
+def play(
+    lab: HttpLab, scenarios: Sequence[Scenario], rounds: int, seconds: int, lock: str | None
+) -> tuple[Samples, dict[tuple[str, str], str]]:
+    """Every figure of every round; and what peers could not do, of which no figure of any round is kept."""
     samples: Samples = defaultdict(list)
+    unable: dict[tuple[str, str], str] = {}
     for number in range(rounds):
         with alone(lock):
             for scenario in scenarios:
-                able = [(target, port) for target in lab.targets if (port := target.port(scenario)) is not None]
+                able = [
+                    (target, port)
+                    for target in lab.targets
+                    if (port := target.port(scenario)) is not None and (scenario.name, target.name) not in unable
+                ]
                 at = number % len(able)
                 for target, port in able[at:] + able[:at]:
-                    samples[scenario.name, target.name].append(once(lab, target, port, scenario, seconds))
+                    which = scenario.name, target.name
+                    try:
+                        samples[which].append(once(lab, target, port, scenario, seconds))
+                    except LabError as error:
+                        if target.name not in PEERS:
+                            raise
+                        print(f"left out: {error}", file=sys.stderr, flush=True)
+                        unable[which] = str(error)
+                        samples.pop(which, None)
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
-    return dict(samples)
+    return dict(samples), unable
 
 
 def once(lab: HttpLab, target: Target, port: int, scenario: Scenario, seconds: int) -> Sample:
@@ -149,7 +164,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of load for one figure; a slow peer needs 2")
+    parser.add_argument("--seconds", type=int, default=2, help="of load for one figure")
     parser.add_argument("--quick", action="store_true", help="fewer scenarios, 3 rounds of 1 s, nothing written")
     parser.add_argument("--targets", default=",".join(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument("--scenarios", help=f"of {','.join(scenario.name for scenario in SCENARIOS)}")
@@ -168,7 +183,7 @@ def main() -> None:
     began = time.monotonic()
     with HttpLab(names, json.loads(options.settings)) as lab:
         targets = [target.name for target in lab.targets]
-        samples = play(lab, scenarios, options.rounds, options.seconds, options.lock)
+        samples, unable = play(lab, scenarios, options.rounds, options.seconds, options.lock)
     print(table(samples, scenarios, targets))
     print(f"\n{options.rounds} rounds in {time.monotonic() - began:.0f} s, load average {os.getloadavg()[0]:.1f}")
     summary = summarise(samples)
@@ -180,6 +195,7 @@ def main() -> None:
             "rounds": options.rounds,
             "seconds": options.seconds,
             "summary": summary,
+            "left_out": {"/".join(which): why for which, why in unable.items()},
             "samples": {
                 f"{scenario}/{target}": [asdict(sample) for sample in found]
                 for (scenario, target), found in samples.items()
