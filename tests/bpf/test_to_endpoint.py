@@ -56,10 +56,13 @@ class TestProxy:
         row = entry(node, node.web, node.db, 40000, 80)
         assert (row.proxy, row.upstream) == (1, 1)
 
-    def test_a_packet_of_the_middle_of_a_connection_makes_no_entry(self, node, build):
-        packet = build.tcp(node.stranger, node.web, 40000, 80, build.ACK)
-        assert deliver(node, packet, forwarded=False, mark=TO_SERVER).passed
-        assert entry(node, node.stranger, node.web, 40000, 80) is None
+    def test_a_connection_that_a_full_table_let_go_of_is_remembered_again(self, node, build):
+        """By any packet of the proxy but a reset, behind which nothing comes."""
+        for flags, remembered in ((build.RST, False), (build.ACK, True)):
+            packet = build.tcp(node.stranger, node.web, 40000, 80, flags)
+            assert deliver(node, packet, forwarded=False, mark=TO_SERVER).passed
+            row = entry(node, node.stranger, node.web, 40000, 80)
+            assert (row is not None and row.upstream == 1) is remembered
 
     def test_a_proxied_flow_reaches_the_workload_by_the_proxy_only(self, node, build):
         node.enforce(web="egress")
