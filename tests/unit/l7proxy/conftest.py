@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workload with HTTP rules, judged by the real engine over tables in memory, and a playbook for exchanges."""
+"""A workload with HTTP rules, judged by the real engine over tables in memory; a playbook for exchanges; and the server
+on loopback, under both event loops, where only how a server is reached differs from life.
+"""
 
-from collections.abc import Callable
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
+import uvloop
 
 from l7observe.demand import Demand
+from l7observe.flow import Flow
 from l7policy.enforcement import EndpointRow, Enforcement
 from l7policy.flowpolicy import FlowPolicy
 from l7policy.ids import EndpointId, IdentityId, PolicyId, Revision
@@ -14,10 +22,13 @@ from l7policy.verdict import Direction, Protocol
 from l7proxy.commands import Command, Record
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
+from l7proxy.server import HttpServer
 from l7proxy.tls_exchange import TlsExchange
 
 CLIENT = "192.0.2.10"
 SERVER = "198.51.100.7"
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 RULES = (
     HttpRule(method="GET|HEAD", path="/public.*"),
@@ -161,5 +172,91 @@ def tls_playbook(world: World) -> Callable[..., Playbook]:
 
     def begin(limits: Limits | None = None, *, record_forwarded: bool = False) -> Playbook:
         return Playbook(TlsExchange, world.policy(), limits or Limits(), record_forwarded=record_forwarded)
+
+    return begin
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    def runner(main: Any) -> Any:
+        with asyncio.Runner(loop_factory=request.param) as loop:
+            return loop.run(asyncio.wait_for(main, 30))
+
+    return runner
+
+
+class Watched(HttpServer):
+    """Remembers how many pumps there ever were."""
+
+    started = 0
+    _pumps = 0
+
+    @property
+    def pumps(self) -> int:  # type: ignore[override]
+        return self._pumps
+
+    @pumps.setter
+    def pumps(self, number: int) -> None:
+        self.started += number > self._pumps
+        self._pumps = number
+
+
+class Proxy:
+    """A proxy before one server, and a client's view of it."""
+
+    def __init__(self, server: Watched, port: int, flows: list[Flow]) -> None:
+        self.server, self.port, self.flows = server, port, flows
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+
+    async def idle(self) -> None:
+        """Until no connection is left, and with it no pump may be."""
+        while self.server.connections:
+            await asyncio.sleep(0.01)
+        assert self.server.pumps == 0
+
+
+@pytest.fixture
+def proxied(world: World) -> Callable[..., AbstractAsyncContextManager[Proxy]]:
+    """Begins a proxy before a server that does as the handler says; or before what listens at `upstream`."""
+
+    @asynccontextmanager
+    async def begin(
+        handler: Handler | None, limits: Limits | None = None, upstream: tuple[str, int] | None = None, **options: Any
+    ) -> AsyncIterator[Proxy]:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                assert handler is not None
+                await handler(reader, writer)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pass
+            finally:
+                writer.close()
+
+        serving = None
+        if upstream is None:
+            serving = await asyncio.start_server(handle, "127.0.0.1", 0, limit=1 << 20)
+            upstream = serving.sockets[0].getsockname()
+
+        async def dial(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
+            sock = socket.socket()
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, upstream)
+            return sock
+
+        flows: list[Flow] = []
+        given: dict[str, Any] = {"dial": dial} | options
+        server = Watched(world.enforcement, flows.append, limits, **given)
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setblocking(False)
+        port = listening.getsockname()[1]
+        await server.start([listening])
+        try:
+            yield Proxy(server, port, flows)
+        finally:
+            await server.close()
+            if serving is not None:
+                serving.close()
 
     return begin

@@ -6,12 +6,11 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 import pytest
-import uvloop
 
 from l7observe.demand import Demand
 from l7observe.flow import Flow
@@ -20,7 +19,6 @@ from l7proxy import foreign
 from l7proxy import server as server_module
 from l7proxy.limits import Limits
 from l7proxy.relay import ClientSide
-from l7proxy.server import HttpServer
 
 HOST = b"Host: shop.example.com\r\n"
 GET = b"GET /public HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -29,59 +27,7 @@ UPLOAD = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    def runner(main: Any) -> Any:
-        with asyncio.Runner(loop_factory=request.param) as loop:
-            return loop.run(main)
-
-    return runner
-
-
-class Proxy:
-    """A proxy before one server, and a client's view of it."""
-
-    def __init__(self, server: HttpServer, port: int, flows: list[Flow]) -> None:
-        self.server = server
-        self.port = port
-        self.flows = flows
-
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-
-@asynccontextmanager
-async def proxied(world: Any, handler: Handler, limits: Limits | None = None, **options: Any) -> AsyncIterator[Proxy]:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await handler(reader, writer)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    upstream = await asyncio.start_server(handle, "127.0.0.1", 0)
-    destination = upstream.sockets[0].getsockname()
-
-    async def dial(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
-        sock = socket.socket()
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, destination)
-        return sock
-
-    flows: list[Flow] = []
-    server = HttpServer(world.enforcement, flows.append, limits, dial=options.pop("dial", dial), **options)
-    listening = socket.create_server(("127.0.0.1", 0))
-    listening.setblocking(False)
-    port = listening.getsockname()[1]
-    await server.start([listening])
-    try:
-        yield Proxy(server, port, flows)
-    finally:
-        await server.close()
-        upstream.close()
+Proxied = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,9 +71,9 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_requests_pass_and_are_refused_on_one_connection(world: Any, run: Callable[[Any], Any]) -> None:
+def test_requests_pass_and_are_refused_on_one_connection(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering, demand=Demand(True)) as proxy:
+        async with proxied(answering, demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             assert await reader.readexactly(len(OK)) == OK
@@ -148,14 +94,14 @@ def test_requests_pass_and_are_refused_on_one_connection(world: Any, run: Callab
     run(main())
 
 
-def test_tls_gets_a_400_and_no_server_hears_of_it(world: Any, run: Callable[[Any], Any]) -> None:
+def test_tls_gets_a_400_and_no_server_hears_of_it(run: Callable[[Any], Any], proxied: Proxied) -> None:
     connected: list[bool] = []
 
     async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connected.append(True)
 
     async def main() -> None:
-        async with proxied(world, count) as proxy:
+        async with proxied(count) as proxy:
             reader, writer = await proxy.open()
             writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
             assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -166,12 +112,12 @@ def test_tls_gets_a_400_and_no_server_hears_of_it(world: Any, run: Callable[[Any
     run(main())
 
 
-def test_an_unreachable_server_is_a_503(world: Any, run: Callable[[Any], Any]) -> None:
+def test_an_unreachable_server_is_a_503(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def refuse(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
         raise ConnectionRefusedError(111, "Connection refused")
 
     async def main() -> None:
-        async with proxied(world, answering, dial=refuse) as proxy:
+        async with proxied(answering, dial=refuse) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             answer = await reader.read()
@@ -183,13 +129,13 @@ def test_an_unreachable_server_is_a_503(world: Any, run: Callable[[Any], Any]) -
     run(main())
 
 
-def test_a_server_that_speaks_first_is_not_http(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_server_that_speaks_first_is_not_http(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.com ESMTP\r\n")
         await reader.read()
 
     async def main() -> None:
-        async with proxied(world, greet) as proxy:
+        async with proxied(greet) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             assert (await reader.read()).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
@@ -200,7 +146,7 @@ def test_a_server_that_speaks_first_is_not_http(world: Any, run: Callable[[Any],
 
 
 def test_a_client_that_leaves_while_the_server_is_dialled_leaves_nothing_behind(
-    world: Any, run: Callable[[Any], Any]
+    run: Callable[[Any], Any], proxied: Proxied
 ) -> None:
     dialled = asyncio.Event()
 
@@ -210,7 +156,7 @@ def test_a_client_that_leaves_while_the_server_is_dialled_leaves_nothing_behind(
         raise AssertionError("nobody wakes it")
 
     async def main() -> None:
-        async with proxied(world, answering, dial=hang) as proxy:
+        async with proxied(answering, dial=hang) as proxy:
             _, writer = await proxy.open()
             writer.write(GET)
             await dialled.wait()
@@ -220,7 +166,7 @@ def test_a_client_that_leaves_while_the_server_is_dialled_leaves_nothing_behind(
     run(main())
 
 
-def test_a_slow_reader_stops_the_sender(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_slow_reader_stops_the_sender(run: Callable[[Any], Any], proxied: Proxied) -> None:
     size = 200_000_000
     sent = 0
 
@@ -234,7 +180,7 @@ def test_a_slow_reader_stops_the_sender(world: Any, run: Callable[[Any], Any]) -
             sent += 100_000
 
     async def main() -> None:
-        async with proxied(world, pour) as proxy:
+        async with proxied(pour) as proxy:
             reader, writer = await proxy.open()
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(GET)
@@ -251,7 +197,7 @@ def test_a_slow_reader_stops_the_sender(world: Any, run: Callable[[Any], Any]) -
     run(main())
 
 
-def test_a_slow_server_stops_the_uploader(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_slow_server_stops_the_uploader(run: Callable[[Any], Any], proxied: Proxied) -> None:
     size = 200_000_000
     go = asyncio.Event()
     received = 0
@@ -265,7 +211,7 @@ def test_a_slow_server_stops_the_uploader(world: Any, run: Callable[[Any], Any])
 
     async def main() -> None:
         sent = 0
-        async with proxied(world, hesitate) as proxy:
+        async with proxied(hesitate) as proxy:
             _, writer = await proxy.open()
             writer.write(UPLOAD % size)
 
@@ -303,9 +249,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_a_flood_of_refused_requests_does_not_pile_up_answers(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_flood_of_refused_requests_does_not_pile_up_answers(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering) as proxy:
+        async with proxied(answering) as proxy:
             _, writer = await proxy.open()
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             flood = GET.replace(b"/public", b"/secret") * 2000
@@ -327,14 +273,14 @@ def test_a_flood_of_refused_requests_does_not_pile_up_answers(world: Any, run: C
     run(main())
 
 
-def test_limits_turn_connections_away(world: Any, run: Callable[[Any], Any]) -> None:
+def test_limits_turn_connections_away(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering, Limits(max_connections=2)) as proxy:
+        async with proxied(answering, Limits(max_connections=2)) as proxy:
             await one_too_many(proxy, "too many connections")
-        async with proxied(world, answering, Limits(max_connections_per_client=2)) as proxy:
+        async with proxied(answering, Limits(max_connections_per_client=2)) as proxy:
             await one_too_many(proxy, "too many connections of this client")
 
-    async def one_too_many(proxy: Proxy, detail: str) -> None:
+    async def one_too_many(proxy: Any, detail: str) -> None:
         kept = [await proxy.open() for _ in range(2)]
         for reader, writer in kept:
             writer.write(GET)
@@ -355,10 +301,10 @@ def test_limits_turn_connections_away(world: Any, run: Callable[[Any], Any]) -> 
     run(main())
 
 
-def test_a_connection_between_strangers_is_reset(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_connection_between_strangers_is_reset(world: Any, run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
         world.workloads.clear()
-        async with proxied(world, answering) as proxy:
+        async with proxied(answering) as proxy:
             reader, writer = await proxy.open()
             with pytest.raises(ConnectionResetError):
                 await reader.readexactly(1)
@@ -368,9 +314,9 @@ def test_a_connection_between_strangers_is_reset(world: Any, run: Callable[[Any]
     run(main())
 
 
-def test_a_slow_head_is_ended_by_the_clock(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_slow_head_is_ended_by_the_clock(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering, Limits(head_timeout=0.2)) as proxy:
+        async with proxied(answering, Limits(head_timeout=0.2)) as proxy:
             reader, writer = await proxy.open()
             writer.write(b"GET /")
             assert (await reader.read()).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -380,9 +326,9 @@ def test_a_slow_head_is_ended_by_the_clock(world: Any, run: Callable[[Any], Any]
     run(main())
 
 
-def test_a_websocket_is_spliced(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_websocket_is_spliced(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, echo) as proxy:
+        async with proxied(echo) as proxy:
             reader, writer = await proxy.open()
             writer.write(UPGRADE)
             assert (await head_of(reader)).startswith(b"HTTP/1.1 101 ")
@@ -395,11 +341,13 @@ def test_a_websocket_is_spliced(world: Any, run: Callable[[Any], Any]) -> None:
     run(main())
 
 
-def test_tunnels_that_are_denied_end_with_no_descriptor_left(world: Any, run: Callable[[Any], Any]) -> None:
+def test_tunnels_that_are_denied_end_with_no_descriptor_left(
+    world: Any, run: Callable[[Any], Any], proxied: Proxied
+) -> None:
     """The copy that was made to reset one could not be had: that ended the task that judges all of them."""
 
     async def main() -> None:
-        async with proxied(world, echo) as proxy:
+        async with proxied(echo) as proxy:
             tunnels = [await proxy.open() for _ in range(3)]
             for reader, writer in tunnels:
                 writer.write(UPGRADE)
@@ -417,7 +365,7 @@ def test_tunnels_that_are_denied_end_with_no_descriptor_left(world: Any, run: Ca
 
 
 def test_the_owner_is_told_when_deadlines_are_no_longer_kept(
-    world: Any, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    run: Callable[[Any], Any], proxied: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[str] = []
 
@@ -426,7 +374,7 @@ def test_the_owner_is_told_when_deadlines_are_no_longer_kept(
 
     async def main() -> None:
         monkeypatch.setattr(ClientSide, "tick", broken)
-        async with proxied(world, answering, on_error=lambda name, _: failed.append(name)) as proxy:
+        async with proxied(answering, on_error=lambda name, _: failed.append(name)) as proxy:
             _, writer = await proxy.open()
             await until(lambda: bool(failed))
             writer.close()
@@ -435,7 +383,7 @@ def test_the_owner_is_told_when_deadlines_are_no_longer_kept(
     assert failed == ["http deadlines"]
 
 
-def test_a_reset_of_the_server_is_a_reset_for_the_client(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_reset_of_the_server_is_a_reset_for_the_client(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await head_of(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhel")
@@ -446,7 +394,7 @@ def test_a_reset_of_the_server_is_a_reset_for_the_client(world: Any, run: Callab
         writer.transport.abort()
 
     async def main() -> None:
-        async with proxied(world, break_off) as proxy:
+        async with proxied(break_off) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             await head_of(reader)
@@ -458,14 +406,14 @@ def test_a_reset_of_the_server_is_a_reset_for_the_client(world: Any, run: Callab
     run(main())
 
 
-def test_draining_lets_a_request_end_and_closes_the_rest(world: Any, run: Callable[[Any], Any]) -> None:
+def test_draining_lets_a_request_end_and_closes_the_rest(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await head_of(reader):
             await asyncio.sleep(0.3)
             writer.write(OK)
 
     async def main() -> None:
-        async with proxied(world, slow) as proxy:
+        async with proxied(slow) as proxy:
             busy, idle = await proxy.open(), await proxy.open()
             idle[1].write(GET)
             assert await idle[0].readexactly(len(OK)) == OK
@@ -483,12 +431,12 @@ def test_draining_lets_a_request_end_and_closes_the_rest(world: Any, run: Callab
     run(main())
 
 
-def test_closing_without_drain_resets_what_is_under_way(world: Any, run: Callable[[Any], Any]) -> None:
+def test_closing_without_drain_resets_what_is_under_way(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
     async def main() -> None:
-        async with proxied(world, never) as proxy:
+        async with proxied(never) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             await asyncio.sleep(0.1)
@@ -502,12 +450,12 @@ def test_closing_without_drain_resets_what_is_under_way(world: Any, run: Callabl
 
 
 def test_closing_does_not_wait_for_a_connection_that_never_ends(
-    world: Any, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    run: Callable[[Any], Any], proxied: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "_ABORTED", 0.05)
 
     async def main() -> None:
-        async with proxied(world, answering) as proxy:
+        async with proxied(answering) as proxy:
             stuck = ClientSide(proxy.server)
             assert proxy.server.admit(stuck, ("127.0.0.1", 1), ("198.51.100.7", 80)) is not None
             await asyncio.wait_for(proxy.server.close(), 5)
@@ -516,13 +464,15 @@ def test_closing_does_not_wait_for_a_connection_that_never_ends(
     run(main())
 
 
-def test_a_connection_whose_end_cannot_be_recorded_is_gone_all_the_same(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_connection_whose_end_cannot_be_recorded_is_gone_all_the_same(
+    run: Callable[[Any], Any], proxied: Proxied
+) -> None:
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        async with proxied(world, never, demand=Demand(True)) as proxy:
+        async with proxied(never, demand=Demand(True)) as proxy:
 
             def broken(flow: Flow) -> None:
                 raise RuntimeError(flow.detail)

@@ -5,18 +5,15 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-import uvloop
 
 from l7observe.demand import Demand
-from l7observe.flow import Flow
 from l7policy.verdict import Reason
 from l7proxy.limits import Limits
-from l7proxy.server import HttpServer
 
 GET = b"GET /public HTTP/1.1\r\nHost: shop.example.com\r\n\r\n"
 WEBSOCKET = b"GET /ws HTTP/1.1\r\nHost: shop.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -29,79 +26,7 @@ BODY = os.urandom(6 << 20)
 RESET = struct.pack("ii", 1, 0)
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Watched(HttpServer):
-    """Remembers how many pumps there ever were."""
-
-    started = 0
-    _pumps = 0
-
-    @property
-    def pumps(self) -> int:  # type: ignore[override]
-        return self._pumps
-
-    @pumps.setter
-    def pumps(self, number: int) -> None:
-        self.started += number > self._pumps
-        self._pumps = number
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    def runner(main: Any) -> Any:
-        with asyncio.Runner(loop_factory=request.param) as loop:
-            return loop.run(asyncio.wait_for(main, 30))
-
-    return runner
-
-
-class Proxy:
-    """A proxy before one server."""
-
-    def __init__(self, server: Watched, port: int, flows: list[Flow]) -> None:
-        self.server, self.port, self.flows = server, port, flows
-
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
-
-    async def idle(self) -> None:
-        """Until no connection is left, and with it no pump may be."""
-        while self.server.connections:
-            await asyncio.sleep(0.01)
-        assert self.server.pumps == 0
-
-
-@asynccontextmanager
-async def proxied(world: Any, handler: Handler, **limits: Any) -> AsyncIterator[Proxy]:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    upstream = await asyncio.start_server(handle, "127.0.0.1", 0)
-    destination = upstream.sockets[0].getsockname()
-
-    async def dial(client: tuple[str, int], asked: tuple[str, int]) -> socket.socket:
-        sock = socket.socket()
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, destination)
-        return sock
-
-    flows: list[Flow] = []
-    server = Watched(world.enforcement, flows.append, Limits(**limits), dial=dial, demand=Demand(True))
-    listening = socket.create_server(("127.0.0.1", 0))
-    listening.setblocking(False)
-    port = listening.getsockname()[1]
-    await server.start([listening])
-    try:
-        yield Proxy(server, port, flows)
-    finally:
-        await server.close()
-        upstream.close()
+Proxied = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 def answering(head: bytes, *, close: bool = False) -> Handler:
@@ -120,9 +45,9 @@ def answering(head: bytes, *, close: bool = False) -> Handler:
 WITH_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
-def test_a_large_answer_is_pumped_and_the_next_request_follows_it(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_large_answer_is_pumped_and_the_next_request_follows_it(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering(WITH_LENGTH)) as proxy:
+        async with proxied(answering(WITH_LENGTH), demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             for _ in range(3):
                 writer.write(GET)
@@ -138,10 +63,10 @@ def test_a_large_answer_is_pumped_and_the_next_request_follows_it(world: Any, ru
     run(main())
 
 
-def test_an_answer_that_ends_with_the_connection_is_pumped(world: Any, run: Callable[[Any], Any]) -> None:
+def test_an_answer_that_ends_with_the_connection_is_pumped(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
         head = b"HTTP/1.1 200 OK\r\n\r\n"
-        async with proxied(world, answering(head, close=True)) as proxy:
+        async with proxied(answering(head, close=True), demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             assert await reader.read(-1) == head + BODY
@@ -153,9 +78,9 @@ def test_an_answer_that_ends_with_the_connection_is_pumped(world: Any, run: Call
     run(main())
 
 
-def test_a_slow_reader_gets_it_all(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_slow_reader_gets_it_all(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering(WITH_LENGTH)) as proxy:
+        async with proxied(answering(WITH_LENGTH), demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             received = b""
@@ -170,7 +95,7 @@ def test_a_slow_reader_gets_it_all(world: Any, run: Callable[[Any], Any]) -> Non
     run(main())
 
 
-def test_an_answer_that_breaks_off_is_broken_off(world: Any, run: Callable[[Any], Any]) -> None:
+def test_an_answer_that_breaks_off_is_broken_off(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def breaking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(WITH_LENGTH.replace(b"\r\n\r\n", b"0\r\n\r\n") + BODY)
@@ -180,7 +105,7 @@ def test_an_answer_that_breaks_off_is_broken_off(world: Any, run: Callable[[Any]
         writer.transport.abort()
 
     async def main() -> None:
-        async with proxied(world, breaking) as proxy:
+        async with proxied(breaking, demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             with pytest.raises(ConnectionResetError):
@@ -195,7 +120,7 @@ def test_an_answer_that_breaks_off_is_broken_off(world: Any, run: Callable[[Any]
     run(main())
 
 
-def test_a_client_that_goes_away_ends_the_servers_side(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_client_that_goes_away_ends_the_servers_side(run: Callable[[Any], Any], proxied: Proxied) -> None:
     ended: list[str] = []
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -209,7 +134,7 @@ def test_a_client_that_goes_away_ends_the_servers_side(world: Any, run: Callable
             ended.append(type(error).__name__)
 
     async def main() -> None:
-        async with proxied(world, endless) as proxy:
+        async with proxied(endless, demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             await reader.readexactly(3 * len(BODY))
@@ -223,7 +148,9 @@ def test_a_client_that_goes_away_ends_the_servers_side(world: Any, run: Callable
 
 
 @pytest.mark.parametrize("kind", ["websocket", "tls"])
-def test_a_tunnel_is_pumped_both_ways_and_half_closes(world: Any, run: Callable[[Any], Any], kind: str) -> None:
+def test_a_tunnel_is_pumped_both_ways_and_half_closes(
+    world: Any, run: Callable[[Any], Any], proxied: Proxied, kind: str
+) -> None:
     if kind == "tls":
         world.load_names(("abcdef.ex.com",))
     opening, answer = (WEBSOCKET, SWITCH) if kind == "websocket" else (HELLO, ANSWER)
@@ -237,7 +164,7 @@ def test_a_tunnel_is_pumped_both_ways_and_half_closes(world: Any, run: Callable[
         writer.write(b"the end")
 
     async def main() -> None:
-        async with proxied(world, echo) as proxy:
+        async with proxied(echo, demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(opening)
             assert await reader.readexactly(len(answer)) == answer
@@ -258,7 +185,7 @@ def test_a_tunnel_is_pumped_both_ways_and_half_closes(world: Any, run: Callable[
     run(main())
 
 
-def test_a_reload_breaks_a_pumped_connection_off(world: Any, run: Callable[[Any], Any]) -> None:
+def test_a_reload_breaks_a_pumped_connection_off(world: Any, run: Callable[[Any], Any], proxied: Proxied) -> None:
     world.load_names(("abcdef.ex.com",))
 
     async def sending(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -269,7 +196,7 @@ def test_a_reload_breaks_a_pumped_connection_off(world: Any, run: Callable[[Any]
             await writer.drain()
 
     async def main() -> None:
-        async with proxied(world, sending) as proxy:
+        async with proxied(sending, demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(HELLO)
             await reader.readexactly(len(ANSWER) + 2 * len(BODY))
@@ -284,9 +211,9 @@ def test_a_reload_breaks_a_pumped_connection_off(world: Any, run: Callable[[Any]
     run(main())
 
 
-def test_there_are_no_more_pumps_than_allowed(world: Any, run: Callable[[Any], Any]) -> None:
+def test_there_are_no_more_pumps_than_allowed(run: Callable[[Any], Any], proxied: Proxied) -> None:
     async def main() -> None:
-        async with proxied(world, answering(WITH_LENGTH), max_pumps=0) as proxy:
+        async with proxied(answering(WITH_LENGTH), Limits(max_pumps=0), demand=Demand(True)) as proxy:
             reader, writer = await proxy.open()
             writer.write(GET)
             assert await reader.readexactly(len(WITH_LENGTH) + len(BODY)) == WITH_LENGTH + BODY
