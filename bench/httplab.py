@@ -27,7 +27,6 @@ SERVER: Final = "198.51.100.1"
 PEERS: Final = {"envoy": "198.51.100.11", "haproxy": "198.51.100.12", "mitmproxy": "198.51.100.13"}
 VENV: Final = Path(__file__).parents[1] / ".venv-bench" / "bin"
 NAMES: Final = ("direct", "l4", "l7gate", "l7gate2", "envoy", "haproxy", "mitmproxy")
-PEERS: Final = frozenset({"envoy", "haproxy", "mitmproxy"})
 LARGE: Final = 100 * MEBIBYTE
 
 NGINX: Final = """\

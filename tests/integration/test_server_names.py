@@ -138,6 +138,46 @@ def test_openssl_connects_and_resumes_in_either_version(tls: Gate, version: str)
     assert "CONNECTION ESTABLISHED" in done.stderr, done.stderr
 
 
+# A hello made by Python's ssl, sent a byte in each segment.
+BYTE_BY_BYTE = """
+import socket, ssl, sys, time
+context, into, out = ssl.create_default_context(), ssl.MemoryBIO(), ssl.MemoryBIO()
+try:
+    context.wrap_bio(into, out, server_hostname=sys.argv[2]).do_handshake()
+except ssl.SSLWantReadError:
+    hello = out.read()
+with socket.create_connection((sys.argv[1], 443), timeout=5) as sock:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        for byte in hello:
+            sock.send(bytes([byte]))
+            time.sleep(0.0005)
+        print("answered" if sock.recv(1) == b"\\x16" else "closed", flush=True)
+    except ConnectionError:
+        print("reset", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("api.example.com", "answered"), ("tracker.example.net", "reset")])
+def test_a_hello_in_a_segment_for_each_byte_is_one_hello(tls: Gate, name: str, outcome: str) -> None:
+    with python_client(tls, BYTE_BY_BYTE, API, name) as client:
+        assert client.communicate(timeout=10)[0] == f"{outcome}\n"
+
+
+def test_under_audit_another_name_passes_and_is_recorded_and_what_is_not_tls_does_not(tls: Gate) -> None:
+    frontend, mark = tls.lab.frontend, len(tls.audit())
+    tls.must("endpoint", "config", "frontend", "PolicyAuditMode=Enabled")
+    try:
+        assert get(frontend, "https://audited.example.net/", API).status == 200
+        record = tls.wait_audit(lambda one: one["verdict"] == "AUDIT", "the audited name", mark=mark)
+        assert (record["layer"], record["reason"], record["tls"]["sni"]) == ("tls", "SNI_DENIED", "audited.example.net")
+        assert record["rule"] == "shop/frontend-egress egress[0].toPorts[0]"
+        assert traffic.tcp(frontend.namespace, API, 443, b"GET / HTTP/1.1\r\n\r\n").error == "reset"
+    finally:
+        tls.must("endpoint", "config", "frontend", "PolicyAuditMode=Disabled")
+    assert was_reset(get(frontend, "https://audited.example.net/", API))
+
+
 def test_a_second_hello_after_a_retry_request_passes(tls: Gate) -> None:
     """The client offers a key share of a curve that the server is not set to: it must ask again."""
     argv = ["openssl", "s_client", "-connect", f"{API}:443", "-servername", "api.example.com", "-tls1_3"]
