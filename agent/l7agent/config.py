@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from l7agent.surroundings import Entities, OtherNode, Surroundings, gather
-from l7observe.audit import AUDITED_PER_SECOND, REFUSED_NAMES_PER_SECOND
+from l7observe.audit import AUDITED_PER_SECOND
 from l7policy import labelfilter, schemapath, yamltree
 from l7policy.errors import PolicyErrors
 from l7policy.resolve import Mode
@@ -31,8 +31,8 @@ class AuditConfig(Section, frozen=True):
     backups: Annotated[int, msgspec.Meta(ge=0)] = 5
     audited_per_second: Annotated[int, msgspec.Meta(ge=0)] = AUDITED_PER_SECOND
     """Records of verdict AUDIT of one endpoint; 0 for no limit."""
-    refused_names_per_second: Annotated[int, msgspec.Meta(ge=0)] = REFUSED_NAMES_PER_SECOND
-    """Records of questions of one endpoint that were refused; 0 for no limit. Other denies have none."""
+    refused_names_per_second: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Records of questions of one endpoint that were refused; 0 for no limit. Other denies have no limit to set."""
 
 
 class ApiConfig(Section, frozen=True):

@@ -35,7 +35,6 @@ QUEUE_BYTES: Final = 4 << 20
 """About eight thousand records."""
 RETRY_SECONDS: Final = 1.0
 AUDITED_PER_SECOND: Final = 100
-REFUSED_NAMES_PER_SECOND: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class AuditLog:
         queue_bytes: int = QUEUE_BYTES,
         retry_seconds: float = RETRY_SECONDS,
         audited_per_second: int = AUDITED_PER_SECOND,
-        refused_names_per_second: int = REFUSED_NAMES_PER_SECOND,
+        refused_names_per_second: int = 0,
     ) -> None:
         """Starts the writer. `node` defaults to the host's name; `group` may read the files, if it exists.
 

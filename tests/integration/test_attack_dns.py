@@ -114,7 +114,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     folder = tmp_path_factory.mktemp("policies")
     (folder / "names.yaml").write_text(POLICY)
     with Lab() as lab:
-        gate = Gate(lab, folder, {"dns": {"queries_per_second": PER_SECOND}})
+        audit = {"path": str(lab.folder / "audit.jsonl"), "refused_names_per_second": 100}
+        gate = Gate(lab, folder, {"dns": {"queries_per_second": PER_SECOND}, "audit": audit})
         gate.start()
         gate.add_all()
         outside = lab.outside.namespace

@@ -99,6 +99,15 @@ def test_a_flood_of_refused_questions_is_counted_and_takes_nothing_from_others(p
     assert sum(one.left_out or 0 for one in asked) == log.left_out
 
 
+def test_every_refused_question_has_a_record_unless_told_otherwise(path: Path, denies: Denies) -> None:
+    log = AuditLog(path)
+    for question in denies(500):
+        question.dns = DnsSummary("tracker.example.net", "A", "REFUSED")
+        log.write(question)
+    log.close()
+    assert len(path.read_bytes().splitlines()) == 500
+
+
 def test_the_node_is_the_host_unless_told(path: Path, packet_deny: Flow) -> None:
     log = AuditLog(path)
     log.write(packet_deny)
