@@ -58,10 +58,10 @@ def bytecode(macros: dict[str, int], cache: Path | None = None, python: Path = S
     except OSError as error:
         _log.warning("%s: compiled bytecode is not kept: %s", cache, error.strerror or error)
         return msgspec.json.decode(_compiled(source, macros, python), type=Bytecode)
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Bytecode)
-    except (OSError, msgspec.DecodeError):  # not there, or never finished
-        text = _compiled(source, macros, python)
+    kept = _kept(file)
+    if kept is not None:
+        return kept
+    text = _compiled(source, macros, python)
     try:
         _keep(file, text)
     except OSError as error:
@@ -75,6 +75,15 @@ def _own(cache: Path) -> None:
     found = cache.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise PermissionError("others can write to it, so it is not used: remove it")
+
+
+def _kept(file: Path) -> Bytecode | None:
+    """What the file holds; None if it is not there or not whole."""
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=Bytecode)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if found.programs.keys() == PROGRAMS.keys() else None
 
 
 def _keep(file: Path, text: bytes) -> None:
