@@ -170,7 +170,8 @@ class Learner:
         self._addresses.settle_or_keep(slice_, now)
         if self._unsettled:
             return False
-        # Addresses first: as long as one still has an identity, that identity's rows stay.
+        # Addresses first, those too that an answer failed for meanwhile: while one has an identity, its rows stay.
+        self._addresses.settle_or_keep(list(self._addresses.dirty), now)
         self._rows.sweep(self._unknown)
         self._unknown = []
         self.whole = True
@@ -256,6 +257,7 @@ class Learner:
         expiry = float(math.ceil(now + max(self._min_ttl, ttl) + self._grace))
         if self._cache.covers(fact, addresses, expiry, endpoint) and self._addresses.dirty.isdisjoint(addresses):
             return ""
+        before = {address: self._cache.expiry(fact, address) for address in addresses}
         changes = self._cache.put(fact, addresses, expiry, endpoint)
         touched = self._came_and_went(changes, now)
         if self._addresses.dirty:
@@ -266,6 +268,9 @@ class Learner:
             except OSError as error:
                 self._addresses.errors += 1
                 self._take_back([change for change in changes if change.added], now)
+                for address, known in before.items():
+                    if known is not None and self._cache.expiry(fact, address) is not None:
+                        self._cache.restore_expiry(fact, address, known)
                 return str(error)
         if self.reading:
             self._fresh[fact, endpoint] = None

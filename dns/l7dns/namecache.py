@@ -118,6 +118,10 @@ class NameCache:
         self._compact()
         return changes
 
+    def restore_expiry(self, fact: Fact, address: bytes, expiry: float) -> None:
+        """Takes back that a pair was put again: it goes when it would have gone before."""
+        self._records[fact].addresses[address] = expiry
+
     def discard(self, fact: Fact, address: bytes) -> list[Change]:
         """Forgets one pair."""
         record = self._records.get(fact)

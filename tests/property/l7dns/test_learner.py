@@ -170,11 +170,11 @@ class Learning(RuleBasedStateMachine):
         problem = self.learner.learn(Fact(name), addresses, ttl, self.now)
         self.kernel.patience = None
         expiry = float(math.ceil(self.now + max(ttl, MIN_HOLD)))
-        for address in addresses:
-            if not problem or (name, address) in self.pairs:
-                self.pairs[name, address] = max(expiry, self.pairs.get((name, address), 0.0))
         if problem:
             self.learner.expire(self.now)
+            return
+        for address in addresses:
+            self.pairs[name, address] = max(expiry, self.pairs.get((name, address), 0.0))
 
     @rule(seconds=st.integers(0, 30), patience=st.one_of(st.none(), st.integers(0, 6)))
     def expire(self, seconds: int, patience: int | None) -> None:
