@@ -78,7 +78,7 @@ def admin_rules(draw: st.DrawFn, kind: str, tier: str, direction: str) -> Docume
             st.fixed_dictionaries({"nodes": NODES}),
         ]
         if rule["action"] == accept and tier == "Admin":
-            outside += [st.fixed_dictionaries({"domainNames": subsets(DOMAINS, low=1)})]
+            outside += [st.fixed_dictionaries({"domainNames": subsets(DOMAINS, low=1)})] * 4  # nowhere but here
         inside = draw(st.booleans())
         peers = peers if inside else outside
     side = "from" if direction == "ingress" else "to"
