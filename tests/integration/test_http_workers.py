@@ -85,7 +85,7 @@ def test_workers_that_are_told_to_end_finish_what_is_under_way(gate: Gate) -> No
 def test_a_worker_that_is_killed_under_load_costs_what_was_on_it_and_nothing_denied_passes(gate: Gate) -> None:
     frontend = gate.lab.frontend.namespace
     victim = workers(gate)["http-0"]
-    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d2s", "-H", "Host: api.example.com", f"http://{API}/public/x"]
+    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d2s", "-H", "Host: api.example.com", f"http://{API}:80/public/x"]
     denied: list[int] = []
     with subprocess.Popen(frontend.inside(wrk), stdout=subprocess.PIPE, text=True) as load:
         for number in range(6):

@@ -112,10 +112,7 @@ def test_nothing_is_left_of_a_run(node: Node, policy: str) -> None:
         assert running.stderr is not None
         assert running.stderr.read() == b""
     assert left_of(running.pid) == []
-    rules = subprocess.run(
-        ["ip", "-n", node.lab.node.namespace.name, "rule"], capture_output=True, text=True, check=True
-    )
-    assert "fwmark" not in rules.stdout
+    assert "fwmark" not in node.lab.node.namespace.run(["ip", "rule"]).stdout
 
 
 @pytest.mark.parametrize(
