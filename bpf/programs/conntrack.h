@@ -59,29 +59,47 @@ static __always_inline u8 conntrack_state(const struct packet *p)
 	return state;
 }
 
-/* The entry of a packet's flow. Turns p->flow round, and says so, if the other side began. */
-static __always_inline struct conntrack_entry *conntrack_find(struct packet *p, const int syn_finds,
-							      u64 now)
+/* Services have the lower port, as a rule: what comes from one is for the side that began. */
+static __always_inline int looks_like_answer(const struct conntrack_key *k)
 {
+	return bpf_ntohs(k->source_port) < bpf_ntohs(k->destination_port);
+}
+
+/*
+ * The entry of a packet's flow. Turns p->flow round, and says so, if the other side began.
+ *
+ * A connection may have an entry of each side, made by a SYN of each. To what a workload sends its own
+ * applies, so that nobody outside can make an answer of it by beginning the same connection in reverse.
+ * To what it receives either may: it was let begin both. So there the likelier is looked for first.
+ */
+static __always_inline struct conntrack_entry *conntrack_find(struct packet *p, const int syn_finds,
+							      const int of_sender, u64 now)
+{
+	int i, reverse = !of_sender && looks_like_answer(&p->flow);
 	struct conntrack_entry *e;
-	int i;
 
 	if (p->flags & PACKET_FRAGMENT) /* no tuple */
 		return 0;
 	if (p->flags & PACKET_SYN && !syn_finds)
 		return 0;
+	if (reverse)
+		flip(&p->flow);
 #pragma nounroll
 	for (i = 0; i < 2; i++) {
-		if (!(p->flags & (i ? PACKET_ECHO_REQUEST | PACKET_SYN : PACKET_ECHO_REPLY))) {
+		if (!(p->flags &
+		      (reverse ? PACKET_ECHO_REQUEST | PACKET_SYN : PACKET_ECHO_REPLY))) {
 			e = conntrack.lookup(&p->flow);
 			if (e && conntrack_alive(e, p->flow.protocol, now)) {
-				if (i)
+				if (reverse)
 					p->flags |= PACKET_REVERSE;
 				return e;
 			}
 		}
 		flip(&p->flow);
+		reverse = !reverse;
 	}
+	if (reverse)
+		flip(&p->flow);
 	return 0;
 }
 
@@ -142,7 +160,7 @@ static __always_inline int related(struct packet *p, struct packet *quoted, cons
 		return UNRELATED;
 	if (by_workload && !same_address(&quoted->flow.destination, &p->flow.source))
 		return UNRELATED;
-	e = conntrack_find(quoted, 0, now);
+	e = conntrack_find(quoted, 0, 1, now);
 	if (!e || e->revision != current_revision() || e->flags & CONNTRACK_DENIED)
 		return UNRELATED;
 	return e->proxy || e->upstream ? RELATED_TO_PROXY : RELATED;

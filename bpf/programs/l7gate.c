@@ -28,6 +28,7 @@
 #include "policy.h"
 #include "events.h"
 #include "redirect.h"
+#include "handover.h"
 #include "track.h"
 #include "cgroup.h"
 
@@ -46,6 +47,7 @@ static __always_inline int finish(struct __sk_buff *skb, const struct packet *p,
 		mark_to_proxy(skb);
 		count(METRIC_REDIRECTED, skb->len);
 	} else {
+		hand_over(skb, p, j);
 		count(REASON_NONE, skb->len);
 	}
 	return TC_ACT_UNSPEC;
@@ -107,6 +109,7 @@ int from_endpoint(struct __sk_buff *skb)
 	u8 reason;
 
 	skb->mark = 0;
+	skb->tc_index = 0;
 	if (!p)
 		return TC_ACT_SHOT;
 	quoted = p + 1;
@@ -174,24 +177,27 @@ static __always_inline int concerns_host(const struct __sk_buff *skb)
 
 /*
  * TC egress of the node's end of an endpoint's veth: what the workload is about to receive. Flows
- * from endpoints and uplinks were judged where they came in and are found again; the rest (the node
- * itself, interfaces that nothing is attached to) is judged here.
+ * from endpoints and uplinks were judged where they came in and are handed over or found again; the
+ * rest (the node itself, interfaces that nothing is attached to) is judged here.
  */
 int to_endpoint(struct __sk_buff *skb)
 {
-	struct packet *p = fresh_packets(), *quoted;
+	struct packet *p, *quoted;
 	struct judgement j = {.point = POINT_TO_ENDPOINT};
 	u32 ifindex = skb->ifindex, forwarded = skb->ingress_ifindex, mark = skb->mark & MARK_MASK;
 	u32 *id;
 	u8 reason;
 
+	if ((mark == MARK_TO_CLIENT && !forwarded) || handed_over(skb)) {
+		count(REASON_NONE, skb->len);
+		return TC_ACT_UNSPEC;
+	}
+	if (must_turn_back(skb))
+		return turn_back(skb);
+	p = fresh_packets();
 	if (!p)
 		return TC_ACT_SHOT;
 	quoted = p + 1;
-	if (mark == MARK_TO_CLIENT && !forwarded)
-		goto pass;
-	if (must_turn_back(skb))
-		return turn_back(skb);
 	reason = parse(skb, p, quoted);
 	id = endpoint_by_ifindex.lookup(&ifindex);
 	if (!id) {

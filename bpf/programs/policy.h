@@ -33,6 +33,7 @@ struct judgement {
 	u32 policy_id;
 	u32 source_identity;
 	u32 destination_identity;
+	u32 receiver; /* the endpoint that a packet of a known flow is for, if one of this node; or 0 */
 	u8 direction;
 	u8 proxy;
 	u8 to_proxy;

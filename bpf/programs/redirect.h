@@ -82,7 +82,7 @@ static __always_inline void remember_masqueraded(struct packet *p, u32 length)
 
 	if (p->flags & PACKET_FRAGMENT)
 		return;
-	e = conntrack_find(p, 1, now);
+	e = conntrack_find(p, 1, 1, now);
 	if (e) {
 		if (p->flags & PACKET_REVERSE)
 			return; /* begun outside, for one of its ports: that was judged, and is again */

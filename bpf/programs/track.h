@@ -97,7 +97,7 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 	heed_config(j, now);
 
 	/* A SYN starts over, whatever was there; on its way out it finds what it made on its way in. */
-	e = conntrack_find(p, where == TO_ENDPOINT, now);
+	e = conntrack_find(p, where == TO_ENDPOINT, where == FROM_ENDPOINT, now);
 	if (where == TO_ENDPOINT && !from_node && (!e || e->flags & CONNTRACK_LOCAL) &&
 	    came_another_way(skb, p->flow.family, &peer))
 		return REASON_INVALID_SOURCE_IP;
@@ -110,6 +110,10 @@ static __always_inline u8 track(struct __sk_buff *skb, struct packet *p, struct 
 		if (e->revision == j->revision && !(e->flags & CONNTRACK_DENIED) &&
 		    (p->flags & PACKET_REVERSE || e->proxy || !e->upstream)) {
 			j->to_proxy = e->proxy || e->upstream;
+			if (where == FROM_UPLINK)
+				j->receiver = own_id;
+			if (where == FROM_ENDPOINT && e->flags & CONNTRACK_LOCAL)
+				j->receiver = endpoint_of(p->flow.family, &peer);
 			goto known;
 		}
 		flags = e->flags;

@@ -20,7 +20,19 @@ import pytest
 from pyroute2 import IPRoute
 
 from l7bpf import bpffs, events, libbpf, loader
-from l7bpf.layouts import AUDIT, LAYOUT, U32, Config, Endpoint, Event, IpcacheEntry, PolicyEntry, PolicyKey
+from l7bpf.layouts import (
+    AUDIT,
+    LAYOUT,
+    MARK_JUDGED,
+    MARK_MASK,
+    U32,
+    Config,
+    Endpoint,
+    Event,
+    IpcacheEntry,
+    PolicyEntry,
+    PolicyKey,
+)
 from l7bpf.maps import Maps
 from l7bpf.programs import PROGRAMS
 
@@ -60,6 +72,9 @@ class Result:
 
     passed: bool
     mark: int
+    """Without MARK_JUDGED."""
+    handed_over: bool
+    """Whether it has that mark: its receiver's program need not judge it."""
     events: tuple[Event, ...]
     nanoseconds: int
 
@@ -263,7 +278,14 @@ class Node:
         ran = self.feed(program, packet, **options)
         assert ran.value in {PASS, DROP}
         (mark,) = struct.unpack_from("=I", ran.context, 8)
-        return Result(ran.value == PASS, mark, tuple(self.reader.drain(1 << 20)), ran.nanoseconds)
+        handed_over = mark & MARK_MASK == MARK_JUDGED
+        return Result(
+            passed=ran.value == PASS,
+            mark=mark & ~MARK_MASK if handed_over else mark,
+            handed_over=handed_over,
+            events=tuple(self.reader.drain(1 << 20)),
+            nanoseconds=ran.nanoseconds,
+        )
 
 
 def _make_veth() -> tuple[int, int]:

@@ -315,3 +315,37 @@ class TestSweep:
         table.update(key, renewed)
         assert table.sweep().alive == 1
         assert table.get(key) == renewed
+
+
+class TestBegunFromBothSides:
+    """web has connected to the server through a proxy, or no longer may; then the server begins the same connection.
+
+    web takes a port below the server's, so that its packets look like answers."""
+
+    @pytest.fixture
+    def packet(self, node, build, names):
+        """web's next one."""
+        node.enforce(web="egress")
+        return build.tcp(names[0], names[2], 79, 8080, build.ACK)
+
+    def begin(self, node, build, names):
+        assert send(node, build.tcp(names[0], names[2], 79, 8080)).passed
+
+    def begin_in_reverse(self, node, build, names):
+        assert arrive(node, build.tcp(names[2], names[0], 8080, 79)).passed
+        assert len(node.maps.conntrack) == 2
+
+    def test_what_the_workload_sends_stays_with_its_proxy(self, node, build, names, packet):
+        node.policy(70, "egress", 0, TCP, 8080, verdict="http")
+        self.begin(node, build, names)
+        self.begin_in_reverse(node, build, names)
+        assert send(node, packet).mark == TO_PROXY
+
+    def test_what_was_denied_stays_denied(self, node, build, names, packet):
+        rule = node.policy(70, "egress", 0, TCP, 8080)
+        self.begin(node, build, names)
+        node.maps.policy.delete(rule)
+        node.revision(2)
+        assert send(node, packet).reason == NO_RULE
+        self.begin_in_reverse(node, build, names)
+        assert send(node, packet).reason == NO_RULE

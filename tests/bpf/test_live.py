@@ -227,6 +227,20 @@ def test_a_revocation_reaches_a_connection_that_is_open(net, attacher, echo, fam
             client.recv(100)
 
 
+def test_an_answer_is_judged_once(net, attacher, echo, family):
+    """Where it comes in. Where the workload gets it, it would be counted in its flow once more."""
+    net.allow()
+    with net.connect(family) as client:
+        assert client.recv(100)
+        key = ConntrackKey(CLIENT[family], SERVER[family], client.getsockname()[1], 80, TCP)
+        before = net.maps.conntrack.get(key)
+        for _ in range(10):
+            client.sendall(b"x" * 1000)
+            assert client.recv(1000)
+        crossed = net.maps.conntrack.get(key).octets - before.octets
+        assert 20_000 < crossed < 25_000
+
+
 def test_replacing_the_programs_lets_nothing_through(net, attacher, family):
     """Connections are tried all the while; not one packet may arrive."""
     stop = threading.Event()

@@ -249,7 +249,7 @@ def test_no_packet_made_by_hand_gets_through(gate: Gate, sniffers: list[Process]
     assert arrived(lab, sniffers, "by hand") & set(FRAMES) == set()
 
 
-@pytest.mark.parametrize("mark", ["0x200", "0xa00", "0xb00", "0xf00", "0x7fffffff"])
+@pytest.mark.parametrize("mark", ["0x200", "0x400", "0xa00", "0xb00", "0xf00", "0x7fffffff"])
 @pytest.mark.parametrize("address", [UNNAMED, "2001:db8:100::3", "203.0.113.11", "2001:db8:244::11"])
 def test_a_mark_set_in_the_workload_opens_nothing(gate: Gate, sniffers: list[Process], mark: str, address: str) -> None:
     token = f"{mark} {address}"
@@ -258,7 +258,7 @@ def test_a_mark_set_in_the_workload_opens_nothing(gate: Gate, sniffers: list[Pro
     assert token not in arrived(gate.lab, sniffers, f"after {token}")
 
 
-@pytest.mark.parametrize("mark", ["0x200", "0xa00", "0xb00"])
+@pytest.mark.parametrize("mark", ["0x200", "0x400", "0xa00", "0xb00"])
 def test_a_mark_does_not_get_a_request_past_the_proxy(gate: Gate, mark: str) -> None:
     lab = gate.lab
     assert traffic.dns(lab.frontend.namespace, "api.example.com").addresses
