@@ -12,6 +12,7 @@ import statistics
 import struct
 import sys
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from socket import inet_aton
 from typing import Final
@@ -51,26 +52,34 @@ print(statistics.median(taken) * 1e6)
 """
 SYN, ACK = 0x02, 0x10
 TEST_RUNS: Final = 100_000
+NEW_FLOWS: Final = 1_000
 VERDICT_ROUNDS: Final = 21
-PAIRS: Final = 8
-"""Comparisons of l7gate with nothing, one right after the other: other load on the machine changes less in between."""
+PAIRS: Final = 24
+"""Comparisons of l7gate with nothing, a second each, one right after the other: other load on the machine changes less
+in between."""
+BULK_EVERY: Final = 3
+"""Pairs of which one is measured with one large transfer, too."""
 
 
-def frame(source: str, flags: int) -> bytes:
+def frame(source: str, flags: int, port: int = 0) -> bytes:
     """A TCP packet from the workload to the server. No program looks at checksums."""
-    tcp = struct.pack(">HHIIBBHHH", 40000, PORT, 1, 0, 5 << 4, flags, 65535, 0, 0)
+    tcp = struct.pack(">HHIIBBHHH", port, PORT, 1, 0, 5 << 4, flags, 65535, 0, 0)
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0) + inet_aton(source) + inet_aton(SERVER)
     return bytes.fromhex("020000000002020000000001" + "0800") + ip + tcp
 
 
 def verdicts(lab: DatapathLab, rounds: int) -> dict[str, list[float]]:
-    """Nanoseconds for each packet: of a new flow, which policy judges, and of a known one."""
+    """Nanoseconds for each packet: of new flows, each of which policy judges, and of a known one over and over.
+
+    That is in a cache as warm as can be, the new ones find it as a system call leaves it.
+    """
     found: dict[str, list[float]] = defaultdict(list)
+    ports = iter(range(1, 1 << 16))
     for number in range(rounds):
         for count in COUNTS if number % 2 else COUNTS[::-1]:
-            for name, flags in (("new", SYN), ("known", ACK)):
-                packet = frame(lab.lab.frontend.v4, flags)
-                found[f"{name}_{count}"].append(lab.nanoseconds(count, packet, TEST_RUNS))
+            new = [frame(lab.lab.frontend.v4, SYN, port) for port in islice(ports, NEW_FLOWS)]
+            found[f"new_{count}"].append(lab.nanoseconds(count, new))
+            found[f"known_{count}"].append(lab.nanoseconds(count, [frame(lab.lab.frontend.v4, ACK, 1)], TEST_RUNS))
     return dict(found)
 
 
@@ -114,19 +123,27 @@ def traffic(lab: DatapathLab, rounds: int, seconds: int, lock: str | None) -> Sa
     return dict(samples)
 
 
-def compare(lab: DatapathLab, pairs: int, seconds: int, lock: str | None) -> dict[str, list[float]]:
+def compare(lab: DatapathLab, pairs: int, lock: str | None) -> dict[str, list[float]]:
     """What l7gate's programs leave of requests a second, and of Gbit/s, in each pair."""
     found: dict[str, list[float]] = defaultdict(list)
+    measures = {"ratio_l4": lambda: wrk(lab, "same", 1), "ratio_bulk": lambda: bulk(lab, 1)}
     for number in range(pairs):
-        got: dict[tuple[str, str], float] = {}
-        with alone(lock):
-            for variant in ((NONE, 0), ("l7gate", FEW)) if number % 2 else (("l7gate", FEW), (NONE, 0)):
-                with lab.standing(*variant):
-                    got["ratio_l4", variant[0]] = wrk(lab, "same", seconds)
-                    got["ratio_bulk", variant[0]] = bulk(lab, seconds)
-        for figure in ("ratio_l4", "ratio_bulk"):
-            found[figure].append(got[figure, "l7gate"] / got[figure, NONE])
+        for figure, measure in measures.items():
+            if figure == "ratio_bulk" and number % BULK_EVERY:
+                continue
+            got: dict[str, float] = {}
+            with alone(lock):
+                for variant in ((NONE, 0), ("l7gate", FEW)) if number % 2 else (("l7gate", FEW), (NONE, 0)):
+                    with lab.standing(*variant):
+                        got[variant[0]] = measure()
+            found[figure].append(got["l7gate"] / got[NONE])
     return dict(found)
+
+
+def live(lab: DatapathLab, lock: str | None) -> dict[str, float]:
+    """Nanoseconds of each program for a packet of kept connections under load, where caches hold other things, too."""
+    with alone(lock), lab.standing("l7gate", FEW):
+        return lab.live_nanoseconds(lambda: wrk(lab, "same", 3))
 
 
 def ratios(samples: Samples, figure: str, one: Variant, other: Variant) -> list[float]:
@@ -197,14 +214,17 @@ def main() -> None:
     with DatapathLab() as lab:
         with alone(given.lock):
             cost = verdicts(lab, VERDICT_ROUNDS)
-        compared = compare(lab, 2 if given.quick else PAIRS, seconds, given.lock)
+        compared = compare(lab, 2 if given.quick else PAIRS, given.lock)
+        loaded = live(lab, given.lock)
         samples = traffic(lab, rounds, seconds, given.lock)
         instructions = lab.instructions
     found = summary(cost, compared, samples)
+    found |= {f"ns_live_{name}": round(taken) for name, taken in loaded.items()}
     print(table(samples))
     print(
         "\nns for each packet: " + ", ".join(f"{key} {statistics.median(values):.0f}" for key, values in cost.items())
     )
+    print("under load: " + ", ".join(f"{name} {taken:.0f}" for name, taken in loaded.items()))
     if not given.quick:
         rows = {f"{figure}_{name(variant)}": values for (figure, variant), values in samples.items()}
         about = {"machine": machine(), "rounds": rounds, "seconds": seconds, "instructions": instructions}

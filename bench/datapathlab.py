@@ -11,8 +11,9 @@ rule sets of this kind do: their rules are asked about a connection's first pack
 import ctypes
 import os
 import socket
+import statistics
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import islice, product
@@ -36,6 +37,9 @@ BULK_PORT: Final = 5201
 COUNTS: Final = (10, 1_000, 10_000)
 NONE: Final = "none"
 FIREWALLS: Final = ("iptables", "nftables", "l7gate")
+LIVE: Final = ("from_endpoint", "to_uplink", "from_uplink", "to_endpoint")
+"""What a request and its answer go through."""
+STATISTICS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
 _ENDPOINT: Final = 1
 _WORKLOAD_IDENTITY: Final = 256
 _FIRST_IDENTITY: Final = 1 << 24
@@ -90,15 +94,39 @@ class DatapathLab:
         finally:
             remove()
 
-    def nanoseconds(self, count: int, frame: bytes, repeat: int) -> int:
-        """Of `from_endpoint` on this packet, by BPF_PROG_TEST_RUN."""
+    def nanoseconds(self, count: int, frames: Sequence[bytes], repeat: int = 1) -> float:
+        """Of `from_endpoint` on these packets, by BPF_PROG_TEST_RUN: the median."""
         self._select(count)
         context = bytearray(_CONTEXT_BYTES)
         struct.pack_into("=I", context, 40, self._ifindex)
-        ran = self._inside(libbpf.run_program, self._from_endpoint, frame, bytes(context), repeat)
-        if ran.value != 0xFFFFFFFF:
-            raise LabError(f"the packet was dropped (verdict {ran.value}) with {count} rules")
-        return int(ran.nanoseconds)
+
+        def run() -> list[libbpf.ProgramRun]:
+            return [libbpf.run_program(self._from_endpoint, frame, bytes(context), repeat) for frame in frames]
+
+        ran = self._inside(run)
+        if any(each.value != 0xFFFFFFFF for each in ran):
+            raise LabError(f"a packet was dropped with {count} rules")
+        return statistics.median(each.nanoseconds for each in ran)
+
+    def live_nanoseconds(self, work: Callable[[], float]) -> dict[str, float]:
+        """Of each program for each of its packets while `work` runs, by the kernel's run-time statistics.
+
+        What those cost themselves is in it.
+        """
+        pins = self.lab.bpffs / "bench" / LAYOUT / "programs"
+        with ExitStack() as opened:
+            fds = {}
+            for name in LIVE:
+                fds[name] = libbpf.obj_get(pins / name)
+                opened.callback(os.close, fds[name])
+            before = {name: _run_time(fd) for name, fd in fds.items()}
+            told = STATISTICS.read_text()
+            STATISTICS.write_text("1")
+            opened.callback(STATISTICS.write_text, told)
+            work()
+            after = {name: _run_time(fd) for name, fd in fds.items()}
+        spent = {name: (after[name][0] - before[name][0], after[name][1] - before[name][1]) for name in LIVE}
+        return {name: taken / runs for name, (taken, runs) in spent.items()}
 
     def _build(self) -> None:
         self.lab = lab = self._stack.enter_context(Lab())
@@ -190,6 +218,13 @@ class DatapathLab:
 
     def _inside(self, work: Callable[..., T], *arguments: Any) -> T:
         return self._node.submit(work, *arguments).result()
+
+
+def _run_time(program: int) -> tuple[int, int]:
+    """Nanoseconds and runs."""
+    lines = Path(f"/proc/self/fdinfo/{program}").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return int(found["run_time_ns"]), int(found["run_cnt"])
 
 
 def _enter(path: Path) -> None:
