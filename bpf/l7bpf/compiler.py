@@ -16,6 +16,7 @@ import re
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,9 @@ SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 KEPT: Final = 4
 """Files in the cache: of this version, and of some that an operator may go back to."""
 
+_DRAFT: Final = ".draft-"
+_DRAFT_SECONDS: Final = 600
+"""A draft that is older was left by a process that was killed."""
 _CHILD = Path(__file__).with_name("compile_child.py")
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _KCONFIG = """
@@ -87,7 +91,11 @@ def _kept(file: Path) -> Bytecode | None:
 
 
 def _keep(file: Path, text: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as draft:
+    for left in file.parent.glob(f"{_DRAFT}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _DRAFT_SECONDS:
+                left.unlink()
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=_DRAFT, delete=False) as draft:
         try:
             draft.write(text)
             draft.flush()

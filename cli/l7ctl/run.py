@@ -110,7 +110,7 @@ def run(
         tally = Tally(confinement.folder.name)
         body = {"cgroup": confinement.path, "name": tally.endpoint, "labels": list(told), "audit": audit}
         client.post("/endpoints", body)
-        stack.callback(client.delete, "/endpoints", tally.endpoint)
+        stack.callback(_leave, client, tally.endpoint)
         watched = _watched(client, tally) if not quiet or reported or policy else contextlib.nullcontext()
         with watched:
             code = _run(confinement.command(command, user))
@@ -153,6 +153,15 @@ def _daemon(session: Session, policies: tuple[str, ...], audit: bool) -> Iterato
     oneshot.sweep()
     with oneshot.daemon(texts) as client:
         yield client
+
+
+def _leave(client: Client, endpoint: str) -> None:
+    """Takes the endpoint away. The command has ended: its exit code counts, whatever has become of the daemon."""
+    try:
+        client.delete("/endpoints", endpoint)
+    except Failure as failure:
+        failure.show()
+        click.echo(f"l7ctl: endpoint {endpoint} is left behind; later: l7ctl endpoint remove {endpoint}", err=True)
 
 
 @contextlib.contextmanager

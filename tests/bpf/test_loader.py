@@ -197,6 +197,15 @@ class TestCache:
         assert len(compiler_runs) == 2
         assert "others can write to it" in caplog.text
 
+    def test_a_draft_that_a_killed_process_left_is_taken_away(self, own_pins, tmp_path):
+        left, begun = tmp_path / ".draft-old", tmp_path / ".draft-new"
+        for draft in (left, begun):
+            draft.touch()
+        os.utime(left, (0, 0))
+        loader.load(own_pins, SMALL, cache=tmp_path)
+        assert not left.exists()
+        assert begun.exists()
+
     def test_only_some_are_kept(self, own_pins, tmp_path):
         for number in range(compiler.KEPT + 3):
             file = tmp_path / f"datapath-{number}.json"

@@ -68,6 +68,16 @@ def test_losses_and_the_end_of_the_stream_are_told(running: Any, l7ctl: Run, tmp
     assert (found["lost"], found["complete"], found["exit_code"]) == (6, False, 0)
 
 
+def test_the_commands_exit_code_counts_also_when_the_daemon_cannot_take_its_endpoint_away(
+    running: Any, l7ctl: Run
+) -> None:
+    running.errors[f"DELETE /v1/endpoints/{PREFIX}{os.getpid()}"] = (503, {"error": "l7d ends", "hint": ""})
+    result = l7ctl("run", "--quiet", "--", "sh", "-c", "exit 7")
+    assert result.exit_code == 7
+    assert "l7d ends" in result.stderr
+    assert f"l7ctl endpoint remove {PREFIX}{os.getpid()}" in result.stderr
+
+
 @pytest.mark.parametrize("option", ["--report", "--suggest"])
 def test_a_link_that_stands_where_the_report_is_to_be_is_refused(l7ctl: Run, tmp_path: Path, option: str) -> None:
     victim, link = tmp_path / "victim", tmp_path / "link"
