@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from l7agent import wire
-from l7observe.backlog import Backlog
+from l7observe import flowbytes
+from l7observe.backlog import Backlog, Rows
 from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7observe.tasks import Tasks
@@ -28,6 +29,8 @@ BUFFERED_FLOWS: Final = 8192
 BUFFERED_BYTES: Final = 16 << 20
 """Of either, too: a path may be long."""
 BATCH: Final = 256
+BATCH_PASSED: Final = 1024
+"""Of those that passed, which nobody looks into on their way."""
 FLUSH_SECONDS: Final = 0.05
 ROWS_AT_ONCE: Final = 64
 
@@ -78,7 +81,7 @@ class ControlPort:
         self._shutdown = shutdown
         self._tasks = Tasks()
         self._flows = Backlog(BUFFERED_FLOWS, BUFFERED_BYTES)
-        self._passed = Backlog(BUFFERED_FLOWS, BUFFERED_BYTES)
+        self._passed = Rows(BUFFERED_FLOWS, BUFFERED_BYTES)
         self._lost = 0
         self._writer: asyncio.StreamWriter | None = None
         self._wake = asyncio.Event()
@@ -86,10 +89,19 @@ class ControlPort:
 
     def record(self, flow: Flow) -> None:
         """Queues a flow for the agent; never blocks."""
-        if not (self._passed if flow.verdict == Verdict.FORWARDED else self._flows).add(flow):
+        if flow.verdict == Verdict.FORWARDED:
+            self.passed(flowbytes.row(flow))
+        else:
+            self._taken(self._flows.add(flow))
+
+    def passed(self, row: bytes) -> None:
+        """Queues a flow that passed, as a row of `flowbytes`; never blocks."""
+        self._taken(self._passed.add(row))
+
+    def _taken(self, taken: bool) -> None:
+        if not taken:
             self._lost += 1
-            return
-        if not self._wake.is_set():
+        elif not self._wake.is_set():
             self._wake.set()
 
     async def start(self) -> None:
@@ -157,8 +169,8 @@ class ControlPort:
             await self._wake.wait()
             self._wake.clear()
             while (self._flows or self._passed) and self._writer is not None:
-                flows, passed = self._flows.take(BATCH), self._passed.take(BATCH)
-                message = wire.Flows(flows, self._lost, wire.encoded(passed) if passed else b"", len(passed))
+                flows, passed = self._flows.take(BATCH), self._passed.take(BATCH_PASSED)
+                message = wire.Flows(flows, self._lost, flowbytes.batch(passed) if passed else b"", len(passed))
                 self._writer.write(wire.frame(message))
                 try:
                     await self._writer.drain()

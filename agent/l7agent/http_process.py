@@ -111,6 +111,7 @@ async def serve(config: Config, slot: int) -> None:
         enforcement,
         port.record,
         limits,
+        on_passed=port.passed,
         demand=port.demand,
         redaction=redaction,
         on_error=lambda *_: stop.set(),

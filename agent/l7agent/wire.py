@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from l7observe import flowbytes
 from l7observe.flow import Flow
 from l7policy.model import Snapshot
 
@@ -85,7 +86,8 @@ class Flows(msgspec.Struct, frozen=True, tag="flows"):
     """What did not simply pass."""
     lost: int
     passed: bytes = b""
-    """What did, encoded by itself (`encoded`): under load it is most of them, and mostly nobody ever looks at one."""
+    """What did, as a batch of `l7observe.flowbytes`: under load it is most of them, and mostly nobody ever looks at
+    one."""
     count: int = 0
     """How many passed."""
 
@@ -101,7 +103,6 @@ ToProcess = Prepare | Commit | Abort | Observe | Ask | Shutdown
 ToAgent = Hello | Prepared | Flows | Answer
 
 _encoder = msgspec.msgpack.Encoder()
-_flows: msgspec.msgpack.Decoder[list[Flow]] = msgspec.msgpack.Decoder(list[Flow])
 _to_process: msgspec.msgpack.Decoder[ToProcess] = msgspec.msgpack.Decoder(ToProcess)
 _to_agent: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)
 
@@ -110,15 +111,10 @@ class WireError(Exception):
     """The other side speaks another version of these messages."""
 
 
-def encoded(flows: list[Flow]) -> bytes:
-    """Flows as `Flows.passed` holds them."""
-    return _encoder.encode(flows)
-
-
 def decoded(passed: bytes) -> list[Flow]:
     """The flows of `Flows.passed`. Raises WireError."""
     try:
-        return _flows.decode(passed)
+        return flowbytes.flows(passed)
     except msgspec.MsgspecError as error:
         raise WireError(str(error)) from error
 

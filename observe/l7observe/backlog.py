@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backlog: flows that wait for a reader, bounded by their number and by the bytes that they take.
+"""Backlog and Rows: flows that wait for a reader, bounded by their number and by the bytes that they take.
 
 A path may be as long as a request's head, so the number alone bounds nothing that a workload could not make large.
 Adding never waits and never fails: what finds no room is not taken, and whoever adds counts it.
@@ -58,4 +58,34 @@ class Backlog:
             flow, size = self._flows.popleft()
             self._bytes -= size
             taken.append(flow)
+        return taken
+
+
+class Rows:
+    """First in, first out, of flows that are bytes already (`l7observe.flowbytes`)."""
+
+    __slots__ = ("_bytes", "_most", "_most_bytes", "_rows")
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._rows: list[bytes] = []
+        self._bytes = 0
+        self._most = most
+        self._most_bytes = most_bytes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: bytes) -> bool:
+        """Whether there was room for it."""
+        size = self._bytes + len(row)
+        if size > self._most_bytes or len(self._rows) >= self._most:
+            return False
+        self._bytes = size
+        self._rows.append(row)
+        return True
+
+    def take(self, count: int) -> list[bytes]:
+        """The oldest, up to so many."""
+        taken, self._rows = self._rows[:count], self._rows[count:]
+        self._bytes -= sum(map(len, taken))
         return taken

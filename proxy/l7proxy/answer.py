@@ -70,6 +70,23 @@ class Answer:
         stays = self.request.keep_alive and not self.request.expect
         return stays and self.head is not None and self.head.keep_alive
 
+    def whole(self, data: bytes) -> bool:
+        """Whether `data`, the first that came, is the whole answer in its usual form, and another request may follow.
+
+        If it is not, nothing has changed, and it is to be fed.
+        """
+        request = self.request
+        if self.head is not None or self._held or self._interim or not request.keep_alive:
+            return False
+        head = response_head.usual(data)
+        if head is None or request.method == b"CONNECT":
+            return False
+        size = response_head.framing(head, request.method)
+        if size < 0 or head.size + size != len(data):
+            return False
+        self.head, self.size, self.done = head, size, True
+        return True
+
     def feed(self, data: bytes) -> bytes:
         """Bytes came from the server. Returns those that go to the client now."""
         if self._held:

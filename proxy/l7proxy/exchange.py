@@ -18,40 +18,19 @@ Failure verdict: 400, 403, 408, 502, 503 or 504 and a record; a reset when an an
 
 import math
 
-from l7observe.demand import Demand
 from l7policy.verdict import Reason, Verdict
 from l7proxy import commands as do
 from l7proxy import edited_head, framing, replies, request_head, rewritten_head, timeouts
 from l7proxy.commands import Command, Record, SendToClient, SendToServer
 from l7proxy.head import ANY, NEED_MORE, NO_BODY, Malformed, RequestHead
-from l7proxy.judge import Decision, FlowPolicy
-from l7proxy.limits import Limits
+from l7proxy.judge import Decision
 from l7proxy.phase import Link, Phase
 from l7proxy.transaction import Transaction
+from l7proxy.usual import UsualExchange
 
 
-class Exchange:
+class Exchange(UsualExchange):
     """See the module. `tick` must be called at `deadline` and `expires` at the latest; `tunnel` asks for every tick."""
-
-    def __init__(self, policy: FlowPolicy, limits: Limits, now: float, demand: Demand | None = None) -> None:
-        self._policy = policy
-        self._limits = limits
-        self._demand = demand or Demand()
-        self.deadline = now + limits.head_timeout
-        self.expires = math.inf
-        self._phase = Phase.HEAD
-        self._link = Link.NONE
-        self._inbox = b""
-        self._seen = 0
-        self._paused = False
-        self._client_slow = False
-        self._server_slow = False
-        self._client_ended = False
-        self._draining = False
-        self._requests = 0
-        self._discarded = 0
-        self._refused: framing.Body | None = None  # of a request that was refused
-        self._current: Transaction | None = None  # the request under way
 
     @property
     def tunnel(self) -> bool:

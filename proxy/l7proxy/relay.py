@@ -23,6 +23,7 @@ from l7proxy.limits import Limits
 from l7proxy.sockets import Address
 from l7proxy.stream import Stream
 from l7proxy.tls_exchange import TlsExchange
+from l7proxy.transaction import Transaction
 
 Dial = Callable[[Address, Address], Awaitable[socket.socket]]
 """Connects from a client's address to a destination. Raises OSError if it cannot."""
@@ -48,6 +49,10 @@ class Owner(Protocol):
 
     def report(self, relay: "ClientSide", record: do.Record) -> None:
         """Something happened that is worth a flow."""
+        ...
+
+    def passed(self, relay: "ClientSide", answered: Transaction) -> None:
+        """A request has come to its end in the short way."""
         ...
 
     def gone(self, relay: "ClientSide") -> None:
@@ -76,6 +81,8 @@ class ClientSide(asyncio.Protocol):
         """From where the server is called."""
         self.destination: Address = ("", 0)
         self.exchange: Exchange | TlsExchange | None = None
+        self._usual: Exchange | None = None
+        """The same, if requests may take the short way."""
 
     # The client's transport
 
@@ -93,11 +100,16 @@ class ClientSide(asyncio.Protocol):
         self.exchange = self._owner.admit(self, self.client, self.destination)
         if self.exchange is None:
             self._reset(transport)
+        elif isinstance(self.exchange, Exchange):
+            self._usual = self.exchange
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the client."""
-        if self.exchange is not None:
-            self._perform(self.exchange.client_data(data, self._now()))
+        now, usual, server = self._now(), self._usual, self._server
+        if usual is not None and server is not None and usual.usual_request(data, now):
+            server.transport.write(data)
+        elif self.exchange is not None:
+            self._perform(self.exchange.client_data(data, now))
             if len(data) >= _LARGE:
                 self._bulk(self._up, len(data))
 
@@ -124,7 +136,7 @@ class ClientSide(asyncio.Protocol):
             try:
                 self._perform(self.exchange.client_lost(self._now()))
             finally:
-                self.exchange = None
+                self.exchange = self._usual = None
                 self._owner.gone(self)
 
     # Events of the owner
@@ -162,8 +174,12 @@ class ClientSide(asyncio.Protocol):
 
     def server_data(self, data: bytes) -> None:
         """Bytes came from the server."""
-        if self.exchange is not None:
-            self._perform(self.exchange.server_data(data, self._now()))
+        now, usual, client = self._now(), self._usual, self._transport
+        if usual is not None and client is not None and (answered := usual.usual_answer(data, now)) is not None:
+            client.write(data)
+            self._owner.passed(self, answered)
+        elif self.exchange is not None:
+            self._perform(self.exchange.server_data(data, now))
             if len(data) >= _LARGE:
                 self._bulk(self._down, len(data))
 

@@ -113,6 +113,14 @@ def parse(
     return fault or rewritten_head.read(buffer[start:end], end, normalise=normalise)
 
 
+def usual(buffer: bytes, limit: int = MAX_HEAD) -> RequestHead | None:
+    """The head, if `buffer` is exactly one, in canonical form and of usual size."""
+    size = len(buffer)
+    if size > _REMEMBERED_SIZE or size > limit or buffer.find(b"\r\n\r\n") + 4 != size:
+        return None
+    return _remembered(buffer)
+
+
 def _canonical(block: bytes) -> RequestHead | None:
     """The head, if what ends with the first CRLF CRLF is one in canonical form."""
     match = _HEAD.match(block)

@@ -60,6 +60,12 @@ def parse(buffer: bytes, seen: int = 0, limit: int = MAX_RESPONSE_HEAD) -> Respo
     return _unusual(buffer, seen, limit)
 
 
+def usual(buffer: bytes) -> ResponseHead | None:
+    """The head at the beginning of `buffer`, if it is whole, of the usual form and of usual size."""
+    end = buffer.find(b"\r\n\r\n", 0, _REMEMBERED_SIZE) + 4
+    return _remembered(buffer[:end]) if end >= 4 else None
+
+
 def _usual(block: bytes) -> ResponseHead | None:
     match = _USUAL.match(block)
     if match is None:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from l7observe import flowbytes
 from l7observe.demand import Demand
 from l7observe.flow import Flow
 from l7observe.tally import Tally
@@ -29,6 +30,7 @@ from l7proxy.redaction import Redaction
 from l7proxy.relay import ClientSide, Dial
 from l7proxy.sockets import Address
 from l7proxy.tls_exchange import TlsExchange
+from l7proxy.transaction import Transaction
 
 _TICK = 0.5
 """Seconds between two looks at the deadlines. One timer for all costs less than one for each."""
@@ -51,12 +53,15 @@ class HttpServer:
         on_flow: Callable[[Flow], None],
         limits: Limits | None = None,
         *,
+        on_passed: Callable[[bytes], None] | None = None,
         demand: Demand | None = None,
         redaction: Redaction | None = None,
         dial: Dial = sockets.dial,
         on_error: Callable[[str, BaseException], None] | None = None,
     ) -> None:
         """`on_flow` must neither block nor raise; it gets denials and failures, and what `demand` asks for.
+
+        `on_passed`, likewise, gets most of what passes, as rows of `l7observe.flowbytes`; by default `on_flow` does.
 
         `on_error` gets bugs in the proxy's own tasks; a process that gets one should end and be started again, since
         connections may go on without deadlines and without being judged again.
@@ -68,6 +73,7 @@ class HttpServer:
         self.tasks = Tasks(on_error)
         self._judge = judge
         self._on_flow = on_flow
+        self._on_passed = on_passed or (lambda row: on_flow(flowbytes.flow(row)))
         self._demand = demand or Demand()
         self._redaction = redaction or Redaction()
         self.pumps = 0
@@ -157,6 +163,11 @@ class HttpServer:
             else:
                 self._demand.tally.connection(record.verdict)
         self._on_flow(self._relays[relay].flow(record, time.time()))
+
+    def passed(self, relay: ClientSide, answered: Transaction) -> None:
+        """See `relay.Owner.passed`."""
+        if answered.counted(self._demand):
+            self._on_passed(self._relays[relay].row(answered, time.time()))
 
     def gone(self, relay: ClientSide) -> None:
         """See `relay.Owner.gone`."""

@@ -38,16 +38,20 @@ class Transaction(Answer):
         """Whether both sides keep the connection."""
         return self.request.keep_alive and self.head is not None and self.head.keep_alive and not self.rest
 
-    def passed(self, demand: Demand, detail: str = "") -> tuple[Record, ...]:
-        """Counts it. The record that it passed, if somebody wants it or a rule says that there must be one."""
-        status, tally = 0 if self.head is None else self.head.status, demand.tally
-        if self.head is not None:
+    def counted(self, demand: Demand) -> bool:
+        """Counts it. Whether a record that it passed is wanted by somebody, or by a rule."""
+        head, decision, tally = self.head, self.decision, demand.tally
+        if head is not None:
             tally.seconds.observe(self.first_byte - self.began)
-        if not self.decision.audited:  # counted when it was judged
-            tally.request(Verdict.FORWARDED, status)
-        if not (demand.forwarded or self.decision.missing or self.decision.rejected):
+        if not decision.audited:  # counted when it was judged
+            tally.passed(0 if head is None else head.status)
+        return demand.forwarded or bool(decision.missing or decision.rejected)
+
+    def passed(self, demand: Demand, detail: str = "") -> tuple[Record, ...]:
+        """Counts it. The record that it passed, if there is to be one."""
+        if not self.counted(demand):
             return ()
-        return (self.record(Verdict.FORWARDED, Reason.NONE, status, detail),)
+        return (self.record(Verdict.FORWARDED, Reason.NONE, 0 if self.head is None else self.head.status, detail),)
 
     def outdated(self, policy: FlowPolicy) -> bool:
         """Whether policy says something else of it by now, so that what was to be sent must not be."""

@@ -16,6 +16,7 @@ from l7agent.auditing import Auditing
 from l7agent.endpoints import Endpoints
 from l7agent.workload import Attachment
 from l7bpf.layouts import Event
+from l7observe import flowbytes
 from l7observe.audit import AuditLog
 from l7observe.flow import DnsSummary, Flow, FlowPeer, HttpSummary
 from l7observe.flowfilter import FlowFilter
@@ -175,7 +176,7 @@ def flow(verdict: Verdict, **values: Any) -> Flow:
 
 def test_of_the_proxies_flows_only_denies_are_recorded(bench: Bench) -> None:
     denied = flow(Verdict.DROPPED, http=HttpSummary("PUT", "a", "/x", 403))
-    bench.auditing.flows(wire.Flows([denied], 0, wire.encoded([flow(Verdict.FORWARDED)]), 1))
+    bench.auditing.flows(wire.Flows([denied], 0, flowbytes.batch([flowbytes.row(flow(Verdict.FORWARDED))]), 1))
     (record,) = bench.records()
     assert record["http"] == {"method": "PUT", "host": "a", "path": "/x", "status": 403}
     assert record["source"]["name"] == "web"
@@ -191,7 +192,7 @@ def test_what_a_proxy_knows_is_not_replaced(bench: Bench) -> None:
 
 
 def test_what_passed_is_kept_unseen_and_has_its_names_when_somebody_asks(bench: Bench) -> None:
-    bench.auditing.flows(wire.Flows([], 0, wire.encoded([flow(Verdict.FORWARDED)]), 1))
+    bench.auditing.flows(wire.Flows([], 0, flowbytes.batch([flowbytes.row(flow(Verdict.FORWARDED))]), 1))
     (kept,) = bench.hub.recent(FlowFilter(frozenset()), 5)
     assert (kept.verdict, kept.source.name) == (Verdict.FORWARDED, "web")
 
@@ -199,7 +200,7 @@ def test_what_passed_is_kept_unseen_and_has_its_names_when_somebody_asks(bench: 
 def test_records_that_nobody_can_read_are_lost_and_said_and_harm_nothing(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.auditing.flows(wire.Flows([], 0, wire.encoded([flow(Verdict.FORWARDED)]), 1))
+    bench.auditing.flows(wire.Flows([], 0, flowbytes.batch([flowbytes.row(flow(Verdict.FORWARDED))]), 1))
     bench.auditing.flows(wire.Flows([], 0, b"\x91\x01", 1))
     assert [one.verdict for one in bench.hub.recent(FlowFilter(frozenset()), 5)] == [Verdict.FORWARDED]
     assert "another version" in caplog.text
@@ -210,7 +211,7 @@ def test_who_listens_gets_denied_and_passed_in_the_order_of_time(bench: Bench) -
 
     async def scene() -> None:
         subscription = bench.hub.subscribe(FlowFilter(frozenset()))
-        bench.auditing.flows(wire.Flows([late], 0, wire.encoded([early]), 1))
+        bench.auditing.flows(wire.Flows([late], 0, flowbytes.batch([flowbytes.row(early)]), 1))
         assert [one.verdict for one in await subscription.batch()] == [Verdict.FORWARDED, Verdict.DROPPED]
 
     asyncio.run(scene())

@@ -3,7 +3,7 @@
 
 import pytest
 
-from l7observe.backlog import PLAIN, Backlog, weight
+from l7observe.backlog import PLAIN, Backlog, Rows, weight
 from l7observe.flow import DnsSummary, Flow, FlowPeer, HttpSummary, TlsSummary
 from l7policy.verdict import Direction, Reason, Verdict
 
@@ -45,3 +45,18 @@ def test_what_a_workload_chose_the_length_of_counts(summary: dict[str, object], 
     peer = FlowPeer("192.0.2.1")
     one = Flow(0, "http", Verdict.DROPPED, Reason.HTTP_DENIED, Direction.EGRESS, 6, peer, peer, **summary)  # type: ignore[arg-type]
     assert weight(one) == PLAIN + expected
+
+
+def test_rows_are_taken_in_order_and_make_room() -> None:
+    rows = Rows(3, 1 << 20)
+    assert [rows.add(b"%d" % number) for number in range(4)] == [True, True, True, False]
+    assert rows.take(2) == [b"0", b"1"]
+    assert rows.add(b"4")
+    assert (rows.take(9), len(rows), rows.take(1)) == ([b"2", b"4"], 0, [])
+
+
+def test_long_rows_fill_it_before_their_number_does() -> None:
+    rows = Rows(1000, 100)
+    assert [rows.add(b"x" * 40) for _ in range(3)] == [True, True, False]
+    rows.take(1)
+    assert [rows.add(b"x" * 60), rows.add(b"x")] == [True, False]
