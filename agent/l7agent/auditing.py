@@ -79,20 +79,19 @@ class Auditing:
 
     def kernel_events(self, events: Iterable[Event]) -> None:
         """Records what the datapath tells."""
+        flows = []
         for event in events:
             # 0: one from the time of a datapath that told of denies only.
             kinds = event.kinds or (EVENT_VERDICT if event.verdict == Verdict.AUDIT else EVENT_DROP)
-            for kind, flow_type in _KINDS:
-                if kinds & kind:
-                    self._write(self._flow(event, flow_type))
+            flows += [self._flow(event, flow_type) for kind, flow_type in _KINDS if kinds & kind]
+        self._write(flows)
 
     def flows(self, told: wire.Flows) -> None:
         """Records what the proxies tell. What passed is not looked into while nobody listens."""
         flows, passed = told.flows, told.passed
         if passed and self._hub.subscribers:
             flows, passed = sorted([*flows, *wire.decoded(passed)], key=lambda flow: flow.time), b""
-        for flow in flows:
-            self._write(flow)
+        self._write(flows)
         if passed:
             self._hub.keep(told.count, len(passed), partial(self._passed, passed))
 
@@ -139,10 +138,11 @@ class Auditing:
             proxy=_PROXIES.get(event.proxy, "") if event.verdict == Verdict.REDIRECTED else "",
         )
 
-    def _write(self, flow: Flow) -> None:
-        complete = self._complete(flow)
-        self._log.write(complete)
-        self._hub.publish(complete)
+    def _write(self, flows: Iterable[Flow]) -> None:
+        complete = [self._complete(flow) for flow in flows]
+        self._log.write(*complete)
+        for flow in complete:
+            self._hub.publish(flow)
 
     def _complete(self, flow: Flow) -> Flow:
         endpoint = self._endpoints.get(flow.endpoint)

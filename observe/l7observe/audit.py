@@ -109,10 +109,27 @@ class AuditLog:
         """Why the file cannot be written now; if it can, why a record was lost last; empty if neither."""
         return self._failing or self._loss
 
-    def write(self, flow: Flow) -> None:
-        """Records the flow if it was denied. Never waits for the disk, never raises for what a flow holds."""
-        if not record.is_deny(flow):
+    def write(self, *flows: Flow) -> None:
+        """Records those of the flows that were denied. Never waits for the disk, never raises for what a flow holds.
+
+        Many at once cost a fraction of one by one: the writer is woken once.
+        """
+        lines = [line for flow in flows if record.is_deny(flow) and (line := self._line(flow))]
+        if not lines:
             return
+        with self._change:
+            for line in lines:
+                if self._closing:
+                    self._lose(1, "the log is closed")
+                elif self._queued_bytes + len(line) > self._queue_bytes:
+                    self._lose(1, self._failing or "records came faster than the disk took them")
+                else:
+                    self._queue.append(line)
+                    self._queued_bytes += len(line)
+            self._change.notify_all()
+
+    def _line(self, flow: Flow) -> bytes:
+        """The flow's record, empty if it has none."""
         left_out = 0
         share = self._share(flow)
         if share is not None:
@@ -120,23 +137,14 @@ class AuditLog:
             if not share.allows(str(flow.endpoint), time.monotonic()):
                 self._left_out[kind] = self._left_out.get(kind, 0) + 1
                 self._left_out_ever += 1
-                return
+                return b""
             left_out = self._left_out.pop(kind, 0)
         try:
-            line = record.encode(record.from_flow(flow, self._node, left_out))
+            return record.encode(record.from_flow(flow, self._node, left_out))
         except (ValueError, TypeError, OverflowError) as error:
             with self._change:
                 self._lose(1, f"a record could not be encoded: {error}")
-            return
-        with self._change:
-            if self._closing:
-                self._lose(1, "the log is closed")
-            elif self._queued_bytes + len(line) > self._queue_bytes:
-                self._lose(1, self._failing or "records came faster than the disk took them")
-            else:
-                self._queue.append(line)
-                self._queued_bytes += len(line)
-                self._change.notify_all()
+            return b""
 
     def _share(self, flow: Flow) -> RateLimit | None:
         """What of its kind an endpoint may have records of; None: of all."""

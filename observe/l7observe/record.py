@@ -9,6 +9,7 @@ text.
 Not an owner of files (`l7observe.audit`) and not a formatter for people (`l7observe.compact`).
 """
 
+import functools
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
@@ -16,8 +17,8 @@ from typing import Final
 import msgspec
 
 from l7observe.columns import Column, Columns
-from l7observe.flow import DnsSummary, Flow, FlowPeer, FlowType, HttpSummary, PacketSummary, TlsSummary
-from l7policy.verdict import Direction, Protocol, Verdict
+from l7observe.flow import DnsSummary, Flow, FlowPeer, FlowType, HttpSummary, L7Type, PacketSummary, TlsSummary
+from l7policy.verdict import Direction, Protocol, Reason, Verdict
 
 PASSED: Final = frozenset({Verdict.FORWARDED, Verdict.REDIRECTED})
 """Verdicts that are no deny."""
@@ -146,6 +147,12 @@ class AuditRecord(msgspec.Struct, frozen=True):
     """Audited flows of the endpoint that have no record: before this one, more of them came than it may have."""
 
 
+_VERDICTS: Final = {verdict: verdict.name for verdict in Verdict}
+_REASONS: Final = {reason: reason.name for reason in Reason}
+_PROTOCOLS: Final = {int(protocol): protocol.name for protocol in Protocol}
+_TYPES: Final = {kind: kind.value for kind in FlowType}
+_L7_TYPES: Final = {kind: kind.value for kind in L7Type}
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AuditRecord)
 
@@ -162,33 +169,34 @@ def is_deny(flow: Flow) -> bool:
 
 def from_flow(flow: Flow, node: str = "", left_out: int = 0) -> AuditRecord:
     """The record of a flow. Raises ValueError or OverflowError for a time no calendar has."""
-    egress = flow.direction == Direction.EGRESS
     subject = _subject(flow)
+    l7 = flow.type == FlowType.L7
+    # By position and with names looked up: a workload can make denies as fast as it is refused.
     return AuditRecord(
-        time=timestamp(flow.time),
-        node=node,
-        layer=flow.layer,
-        verdict=flow.verdict.name,
-        reason=flow.reason.name,
-        reason_text=flow.reason.text,
-        direction="egress" if egress else "ingress",
-        protocol=_protocol(flow.protocol),
-        endpoint=AuditEndpoint(flow.endpoint, subject.name, subject.labels),
-        source=_peer(flow.source),
-        destination=_peer(flow.destination),
-        rule=flow.rule,
-        policies=flow.policies,
-        revision=flow.revision,
-        detail=flow.detail,
-        http=_http(flow.http) if flow.http is not None else msgspec.UNSET,
-        dns=_dns(flow.dns) if flow.dns is not None else msgspec.UNSET,
-        tls=_tls(flow.tls) if flow.tls is not None else msgspec.UNSET,
-        packet=_packet(flow.packet) if flow.packet is not None else msgspec.UNSET,
-        type=flow.type.value,
-        l7_type=flow.l7_type.value if flow.type == FlowType.L7 else msgspec.UNSET,
-        latency_ns=flow.latency_ns or msgspec.UNSET,
-        proxy=flow.proxy or msgspec.UNSET,
-        left_out=left_out or msgspec.UNSET,
+        timestamp(flow.time),
+        node,
+        flow.layer,
+        _VERDICTS[flow.verdict],
+        _REASONS[flow.reason],
+        flow.reason.text,
+        "egress" if flow.direction == Direction.EGRESS else "ingress",
+        _PROTOCOLS.get(flow.protocol) or str(int(flow.protocol)),
+        AuditEndpoint(flow.endpoint, subject.name, subject.labels),
+        _peer(flow.source),
+        _peer(flow.destination),
+        flow.rule,
+        flow.policies,
+        flow.revision,
+        flow.detail,
+        _http(flow.http) if flow.http is not None else msgspec.UNSET,
+        _dns(flow.dns) if flow.dns is not None else msgspec.UNSET,
+        _tls(flow.tls) if flow.tls is not None else msgspec.UNSET,
+        _packet(flow.packet) if flow.packet is not None else msgspec.UNSET,
+        _TYPES[flow.type],
+        _L7_TYPES[flow.l7_type] if l7 else msgspec.UNSET,
+        flow.latency_ns or msgspec.UNSET,
+        flow.proxy or msgspec.UNSET,
+        left_out or msgspec.UNSET,
     )
 
 
@@ -245,10 +253,17 @@ def decode(line: bytes | str) -> AuditRecord | None:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC. Raises ValueError or OverflowError for a time no calendar has."""
+    whole, micro = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second(whole)}.{micro:06}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(whole: int) -> str:
+    """Many records are of the same second."""
     try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return datetime.fromtimestamp(whole, UTC).isoformat().removesuffix("+00:00")
     except OSError as error:  # what the C library says of some of them
-        raise ValueError(f"{seconds}: no calendar has this time") from error
+        raise ValueError(f"{whole}: no calendar has this time") from error
 
 
 def _subject(flow: Flow) -> FlowPeer:
@@ -261,13 +276,6 @@ def _subject(flow: Flow) -> FlowPeer:
 
 def _peer(peer: FlowPeer) -> AuditPeer:
     return AuditPeer(peer.address, peer.port, peer.identity, peer.labels, peer.name)
-
-
-def _protocol(number: int) -> str:
-    try:
-        return Protocol(number).name
-    except ValueError:
-        return str(int(number))
 
 
 def _unicode(value: object) -> object:
