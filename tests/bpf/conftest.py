@@ -305,7 +305,12 @@ def bpf_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def _load(pins: Path, cache: Path) -> Path:
     sizes = loader.Constants(
-        max_conntrack=4096, max_ipcache=4096, max_policy=4096, max_fqdn_identities=256, max_fragments=256
+        max_conntrack=4096,
+        max_host_flows=1024,
+        max_ipcache=4096,
+        max_policy=4096,
+        max_fqdn_identities=256,
+        max_fragments=256,
     )
     loader.load(pins, sizes, cache=cache)
     return pins
@@ -356,6 +361,21 @@ def node(_node: Node) -> Node:
     """The datapath with fresh tables."""
     _node.reset()
     return _node
+
+
+@pytest.fixture
+def node_of(new_namespace: Callable[[], Namespace]) -> Iterator[Callable[[Path], Node]]:
+    """Makes the small node of a datapath that a test has loaded itself."""
+    made: list[Node] = []
+
+    def make(pins: Path) -> Node:
+        made.append(Node(new_namespace(), pins))
+        made[-1].reset()
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.close()
 
 
 @pytest.fixture(scope="session")

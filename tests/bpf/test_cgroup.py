@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 
+from l7agent.evictions import Evictions
 from l7bpf import attach, cgroups, routing
 from l7bpf.flows import ConntrackKey
 from l7bpf.layouts import (
@@ -345,3 +346,21 @@ def test_the_proxy_stands_between_unseen(host, echo, proxy, family):
         accepted.sendall(b"pong" * 50_000)
         assert process("n = 0\nwhile n < 200000: n += len(s.recv(65536))", "n") == 200_000
     assert host.drops() == []
+
+
+def test_flows_that_a_process_pushes_out_of_a_full_table_are_counted_and_judged_again(host, echo, family):
+    table, evictions = host.maps.host_flows, Evictions(host.maps)
+    host.rule(OWN, 0, SERVER_IDENTITY, UDP, 80)
+    process = host.process()
+    assert udp(process, SERVER[family], 80) == "echo x"
+    flood = f"""
+for _ in range({table.capacity + 500}):
+    with socket.socket(u.family, socket.SOCK_DGRAM) as s:
+        s.sendto(b"x", ({SERVER[family]!r}, 9))
+"""
+    host.rule(OWN, 0, SERVER_IDENTITY, UDP, 9)
+    process(flood)
+    evictions.count("host_flows", len(table))
+    assert len(table) <= table.capacity
+    assert evictions.evicted["host_flows"] > 400  # some flows have the port of another
+    assert process("u.send(b'again')", "u.recv(100).decode()") == "echo again"

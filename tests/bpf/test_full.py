@@ -2,16 +2,20 @@
 """Tables of flows and fragments that are full: what was evicted is judged anew, and counted."""
 
 import dataclasses
+import shutil
 import struct
 
 import pytest
 
 from l7agent.evictions import Evictions
+from l7bpf import compiler, loader, mapspecs
 from l7bpf.flows import CONNTRACK_GUESSED, SECOND_NS, ConntrackKey
+from l7bpf.layouts import LAYOUT
 
 TCP, UDP = 6, 17
+HASH = 1  # BPF_MAP_TYPE_HASH
 TO_PROXY = 0x200
-NO_RULE, FRAGMENT = 133, 157
+NO_RULE, FRAGMENT, CONNTRACK_FULL = 133, 157, 155
 CLIENT = {"ipv4": ("web", "server"), "ipv6": ("web6", "server6")}
 
 
@@ -105,3 +109,32 @@ def test_fragments_whose_first_was_evicted_are_dropped_where_policy_is_enforced(
     assert node.run("from_endpoint", last_fragment(build, node, 3 * capacity - 1)).passed
     evictions.count("fragments", len(node.maps.fragments))
     assert evictions.evicted["fragments"] == 3 * capacity - len(node.maps.fragments)
+
+
+@pytest.fixture
+def unyielding(node_of, bpf_folder, tmp_path, monkeypatch):
+    """The datapath with a table of two flows that makes no room, as the kernel's may fail to under contention."""
+    sources = tmp_path / "programs"
+    shutil.copytree(compiler.programs_folder(), sources)
+    monkeypatch.setattr(compiler, "programs_folder", lambda: sources)
+    table = 'BPF_TABLE("{}", struct conntrack_key, struct conntrack_entry, conntrack, CONFIGURED)'
+    text = (sources / "maps.h").read_text()
+    assert table.format("lru_hash") in text
+    (sources / "maps.h").write_text(text.replace(table.format("lru_hash"), table.format("hash")))
+    monkeypatch.setitem(mapspecs.MAPS, "conntrack", dataclasses.replace(mapspecs.MAPS["conntrack"], type=HASH))
+    pins = bpf_folder / "unyielding" / LAYOUT
+    loader.load(pins, loader.Constants(max_conntrack=2))
+    yield node_of(pins)
+    shutil.rmtree(pins.parent)
+
+
+def test_a_flow_that_cannot_be_remembered_is_dropped_with_a_reason(unyielding, build):
+    node, web, server = unyielding, unyielding.web, unyielding.server
+    node.enforce(web="both")
+    node.policy(70, "egress", 0, TCP, 80)
+    for port in (40000, 40001):
+        assert node.run("from_endpoint", build.tcp(web, server, port, 80)).passed
+    assert node.run("from_endpoint", build.tcp(web, server, 40002, 80)).reason == CONNTRACK_FULL
+    assert node.run("from_uplink", build.tcp(server, web, 80, 40001, build.SYN_ACK)).passed
+    node.maps.conntrack.delete(ConntrackKey(web, server, 40000, 80, TCP))
+    assert node.run("from_endpoint", build.tcp(web, server, 40002, 80)).passed
