@@ -164,6 +164,34 @@ def test_a_hello_in_a_segment_for_each_byte_is_one_hello(tls: Gate, name: str, o
         assert client.communicate(timeout=10)[0] == f"{outcome}\n"
 
 
+# Chrome's hello: reserved values everywhere, a dummy of Encrypted Client Hello, a key share that takes two segments.
+CHROME = """
+import sys
+from curl_cffi import CurlOpt, requests
+from curl_cffi.requests.exceptions import RequestException
+address, name = sys.argv[1:]
+try:
+    answer = requests.get(  # it also asks for records of type HTTPS, which nobody has to answer here
+        f"https://{name}/", impersonate="chrome", verify=False, timeout=5,
+        curl_options={CurlOpt.RESOLVE: [f"{name}:443:{address}"], CurlOpt.DNS_SERVERS: b"127.0.0.1"},
+    )
+    print(answer.status_code, flush=True)
+except RequestException as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("address", [API, API_V6], ids=["IPv4", "IPv6"])
+def test_a_browsers_hello_is_judged_by_its_name_and_said_to_offer_an_encrypted_one(tls: Gate, address: str) -> None:
+    with python_client(tls, CHROME, address, "api.example.com") as client:
+        assert client.communicate(timeout=10)[0] == "200\n"
+    name = f"browser{address.count(':')}.example.net"
+    with python_client(tls, CHROME, address, name) as client:
+        assert any(text in client.communicate(timeout=10)[0] for text in RESET)
+    seen = record_of(tls, "SNI_DENIED", name)["tls"]
+    assert (seen["version"], seen["ech"], "h2" in seen["alpn"]) == ("TLS 1.3", True, True)
+
+
 def test_under_audit_another_name_and_none_at_all_pass_and_are_recorded(tls: Gate) -> None:
     frontend, mark = tls.lab.frontend, len(tls.audit())
     tls.must("endpoint", "config", "frontend", "PolicyAuditMode=Enabled")
