@@ -79,7 +79,7 @@ class Answer:
         if self.head is not None or self._held or self._interim or not request.keep_alive:
             return False
         head = response_head.usual(data)
-        if head is None or request.method == b"CONNECT":
+        if head is None or not head.keep_alive or request.method == b"CONNECT":
             return False
         size = response_head.framing(head, request.method)
         if size < 0 or head.size + size != len(data):

@@ -30,10 +30,10 @@ _USUAL: Final = re.compile(
     rb"(?:(?![CTct])" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n"
     rb"|(?i:content-length): *+(?(2)(?!))([0-9]{1,18}+)\r\n"
     rb"|(?i:transfer-encoding): *+(?(3)(?!))((?i:chunked))\r\n"
-    rb"|(?i:connection): *+(?i:keep-alive)\r\n"
+    rb"|(?i:connection): *+(?(4)(?!))((?i:keep-alive|close))\r\n"
     rb"|(?=[CTct])(?!(?i:content-length|transfer-encoding|connection):)" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n)*\r\n"
 )
-"""What nearly every answer is: a final one whose end is told once, on a connection that stays."""
+"""What nearly every answer is: a final one whose end is told once, and whether the connection stays as well."""
 
 _SPECIAL: Final = re.compile(rb"(?i)(?:\A|\n)(content-length|transfer-encoding|connection):[\t ]*([^\r]*)")
 
@@ -70,14 +70,15 @@ def _usual(block: bytes) -> ResponseHead | None:
     match = _USUAL.match(block)
     if match is None:
         return None
-    status, length, coding = match.groups()
+    status, length, coding, connection = match.groups()
     if length is not None:
         if coding is not None:
             return None
         framing = int(length)
     else:
         framing = UNTIL_CLOSE if coding is None else CHUNKED
-    return ResponseHead(int(status), framing, True, block, len(block))
+    keep_alive = connection is None or len(connection) == len(b"keep-alive")
+    return ResponseHead(int(status), framing, keep_alive, block, len(block))
 
 
 _remembered = functools.lru_cache(maxsize=_REMEMBERED)(_usual)
