@@ -4,6 +4,7 @@
 Failure verdicts: those of `l7bpf.pinned`.
 """
 
+import functools
 import hashlib
 import mmap
 import sys
@@ -86,13 +87,26 @@ class EndpointByIfindex(_Numbers):
             yield U32.unpack(key).value, U32.unpack(value).value
 
 
+# Proxies look the same addresses up for every connection.
+
+
+@functools.lru_cache(maxsize=1024)
+def _address_key(address: str) -> bytes:
+    return AddressKey(address).pack()
+
+
+@functools.lru_cache(maxsize=1024)
+def _ipcache_key(prefix: str) -> bytes:
+    return IpcacheKey(prefix).pack()
+
+
 class EndpointByAddress(_Numbers):
     """Address of a workload → endpoint id."""
 
     name = "endpoint_by_address"
 
     def get(self, address: str) -> int | None:
-        return self._get(AddressKey(address).pack())
+        return self._get(_address_key(address))
 
     def update(self, address: str, endpoint_id: int) -> None:
         self._write(AddressKey(address).pack(), U32(endpoint_id).pack())
@@ -111,7 +125,7 @@ class Ipcache(Pinned):
     name = "ipcache"
 
     def get(self, prefix: str) -> IpcacheEntry | None:
-        data = libbpf.lookup(self.fd, IpcacheKey(prefix).pack(), self.spec.value_size)
+        data = libbpf.lookup(self.fd, _ipcache_key(prefix), self.spec.value_size)
         return None if data is None else IpcacheEntry.unpack(data)
 
     def update(self, prefix: str, row: IpcacheEntry) -> None:

@@ -74,8 +74,8 @@ class ClientSide(asyncio.Protocol):
         """The exchange does not want more of the client."""
         self._server_slow = False
         self._client_slow = False
-        self._down = Stream(self)
-        self._up = Stream(self)
+        self._down = Stream()
+        self._up = Stream()
         self.client: Address = ("", 0)
         self.source: Address = ("", 0)
         """From where the server is called."""
@@ -300,7 +300,7 @@ class ClientSide(asyncio.Protocol):
             source, target = target, source
         if source.is_closing() or target.is_closing() or target.get_write_buffer_size():
             return
-        if stream.start(source, target, unseen):
+        if stream.start(self, source, target, unseen):
             self._owner.pumps += 1
             source.pause_reading()
 

@@ -28,8 +28,9 @@ class Stream:
 
     __slots__ = ("_ends", "_pump", "_relay", "seen")
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+    def __init__(self) -> None:
+        # Known while there is a pump only: what refers to each other is left to the collector when it ends.
+        self._relay: Relay | None = None
         self._pump: Pump | None = None
         self._ends: tuple[asyncio.Transport, asyncio.Transport] | None = None
         self.seen = 0
@@ -40,13 +41,13 @@ class Stream:
         """Whether the kernel moves it by itself."""
         return self._pump is not None
 
-    def start(self, source: asyncio.Transport, target: asyncio.Transport, limit: int) -> bool:
-        """Whether that could be done."""
+    def start(self, relay: Relay, source: asyncio.Transport, target: asyncio.Transport, limit: int) -> bool:
+        """Whether that could be done. `relay` hears of it."""
         try:
             self._pump = Pump(_descriptor(source), _descriptor(target), limit, self)
         except OSError:  # no descriptors left: it goes on without
             return False
-        self._ends = source, target
+        self._relay, self._ends = relay, (source, target)
         return True
 
     def stop(self) -> int:
@@ -54,27 +55,30 @@ class Stream:
         if self._pump is None:
             return 0
         self._pump.stop()
-        self._pump = None
+        self._pump = self._relay = self._ends = None
         return 1
 
     # l7proxy.pump.Owner
 
     def moved(self, size: int) -> None:
         """See there."""
-        self._relay.moved(size)
+        if self._relay is not None:
+            self._relay.moved(size)
 
     def slow(self, slow: bool) -> None:
         """See there."""
-        self._relay.slow(self, slow)
+        if self._relay is not None:
+            self._relay.slow(self, slow)
 
     def stopped(self, reason: Stop) -> None:
         """See there."""
-        self._pump = None
-        if self._ends is None:
+        relay, ends = self._relay, self._ends
+        if relay is None or ends is None:
             raise AssertionError("only what was started stops")
-        source, target = self._ends
+        self._pump = self._relay = self._ends = None
+        source, target = ends
         broken = {Stop.DONE: None, Stop.SOURCE_BROKEN: source, Stop.TARGET_BROKEN: target}[reason]
-        self._relay.pumped(self, broken)
+        relay.pumped(self, broken)
 
 
 def _descriptor(transport: asyncio.Transport) -> int:

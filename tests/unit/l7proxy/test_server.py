@@ -2,6 +2,7 @@
 """The server on loopback, under both event loops. Only how a server is reached differs from life: see `dial`."""
 
 import asyncio
+import gc
 import os
 import resource
 import socket
@@ -11,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from l7observe.demand import Demand
 from l7observe.flow import Flow
@@ -19,6 +21,7 @@ from l7proxy import foreign
 from l7proxy import server as server_module
 from l7proxy.limits import Limits
 from l7proxy.relay import ClientSide
+from l7proxy.stream import Stream
 
 HOST = b"Host: shop.example.com\r\n"
 GET = b"GET /public HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -485,3 +488,28 @@ def test_a_connection_whose_end_cannot_be_recorded_is_gone_all_the_same(
             await until(lambda: proxy.server.connections == 0)
 
     run(main())
+
+
+def relays() -> list[object]:
+    """What connections of any test are made of, as far as it is there."""
+    return [one for one in gc.get_objects() if isinstance(one, ClientSide | Stream)]
+
+
+def test_a_connection_that_ended_leaves_nothing_to_the_collector(proxied: Proxied) -> None:
+    async def main() -> None:
+        async with proxied(answering, demand=Demand(True)) as proxy:
+            gc.collect()
+            gc.disable()
+            try:
+                before = relays()
+                reader, writer = await proxy.open()
+                writer.write(GET)
+                await reader.readexactly(len(OK))
+                writer.close()
+                await proxy.idle()
+                await asyncio.sleep(0.01)
+                assert len(relays()) == len(before)
+            finally:
+                gc.enable()
+
+    uvloop.run(main())
