@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the configuration says of requests: names that are pinned, paths that are normalised, records that are redacted."""
+"""Options for requests: names that are pinned, paths that are normalised, records that are redacted."""
 
 from collections.abc import Callable
 
