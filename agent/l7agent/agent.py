@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from l7agent import endpoints as declarations
-from l7agent import history, host, wire, workload
+from l7agent import history, host, textfile, wire, workload
 from l7agent.auditing import Auditing
 from l7agent.compilation import Compiled, Compiler
 from l7agent.config import Config
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return textfile.read(path)
     except UnicodeDecodeError as error:
         raise ReloadFailed(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from l7agent import textfile
 from l7agent.surroundings import Entities, OtherNode, Surroundings, gather
 from l7observe.audit import AUDITED_PER_SECOND
 from l7policy import labelfilter, schemapath, yamltree
@@ -185,7 +186,7 @@ def load(path: Path | str | None = None) -> Config:
     """Reads the file; a missing file at the default path is an empty one. Raises ConfigError."""
     chosen = Path(path) if path else DEFAULT_PATH
     try:
-        text = chosen.read_text("utf-8")
+        text = textfile.read(chosen, named=True)
     except FileNotFoundError:
         if path and chosen != DEFAULT_PATH:
             raise ConfigError(f"{chosen}: no such file") from None

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from l7agent import statefile
+from l7agent import statefile, textfile
 from l7agent.workload import Attachment
 from l7policy import schemapath, yamltree
 from l7policy.errors import PolicyErrors
@@ -208,7 +208,7 @@ def read_folder(folder: Path) -> tuple[Declared, ...]:
     found: list[Declared] = []
     for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
         try:
-            nodes = yamltree.parse(str(path), path.read_text("utf-8"))
+            nodes = yamltree.parse(str(path), textfile.read(path))
             for node in nodes:
                 entries = (
                     schemapath.to_struct(node, list[_FileEntry])

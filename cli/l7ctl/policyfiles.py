@@ -2,7 +2,8 @@
 """Policy files as named on a command line: files, directories, or ``-`` for standard input.
 
 Reads, and judges nothing. A directory stands for its ``*.yaml`` and ``*.yml`` in name order, as for the daemon.
-What cannot be read is a problem beside the others, so that one run tells all.
+A pipe is read only if it is named itself. What cannot be read is a problem beside the others, so that one run tells
+all.
 """
 
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from l7agent import textfile
 from l7policy.documents import Source
 from l7policy.errors import PolicyError
 
@@ -40,11 +42,12 @@ def read(names: Sequence[str]) -> PolicyFiles:
             continue
         if not paths:
             empty.append(name)
+        named = paths == [name]
         for path in paths:
             if path in sources:
                 continue
             try:
-                sources[path] = Source(path, _text(path))
+                sources[path] = Source(path, _text(path, named=named))
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(_problem(path, error))
     return PolicyFiles(tuple(sources.values()), tuple(problems), tuple(empty))
@@ -59,10 +62,10 @@ def _expand(name: str) -> list[str]:
     return [str(file) for file in sorted(path.iterdir()) if file.suffix in (".yaml", ".yml")]
 
 
-def _text(path: str) -> str:
+def _text(path: str, *, named: bool) -> str:
     if path == STDIN:
         return sys.stdin.buffer.read().decode("utf-8")
-    return Path(path).read_text("utf-8")
+    return textfile.read(Path(path), named=named)
 
 
 def _problem(path: str, error: OSError | UnicodeDecodeError) -> PolicyError:

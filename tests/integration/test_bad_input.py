@@ -166,6 +166,23 @@ def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("what", ["fifo", "device"])
+def test_what_never_ends_among_the_policies_is_named_and_does_not_hold_the_agent_up(gate: Gate, what: str) -> None:
+    path = gate.policies / "50-endless.yaml"
+    if what == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    try:
+        done = gate.ctl("--timeout", "10", "rules", "reload")
+        assert done.code == 1
+        assert f"{path}: cannot be read: Not a regular file" in done.err
+        assert gate.status()["revision"]
+    finally:
+        path.unlink()
+        gate.must("rules", "reload")
+
+
 def test_a_second_agent_on_the_same_socket_ends_and_the_first_goes_on(gate: Gate) -> None:
     before = gate.status()
     done = on_node(gate, "agent")

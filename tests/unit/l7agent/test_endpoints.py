@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Declared workloads: names, files, conflicts, restarts."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,12 @@ def test_a_folder_declares_one_or_several_endpoints_per_file(tmp_path: Path) -> 
 def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "one.yaml").write_text(text)
     with pytest.raises(EndpointError, match=message):
+        endpoints.read_folder(tmp_path)
+
+
+def test_a_fifo_in_the_folder_is_named_and_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "one.yaml")
+    with pytest.raises(EndpointError, match=r"one\.yaml: cannot be read: Not a regular file"):
         endpoints.read_folder(tmp_path)
 
 

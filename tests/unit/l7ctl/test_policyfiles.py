@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of l7ctl.policyfiles."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,16 @@ def test_what_cannot_be_read_does_not_hide_the_rest(folder: Path) -> None:
         ("gone.yaml", "cannot be read: No such file or directory"),
         ("latin.yaml", "is not UTF-8: unexpected end of data at byte 5"),
         ("file.yaml", "cannot be read: No such file or directory"),
+    ]
+
+
+def test_what_never_ends_in_a_folder_is_a_problem_beside_the_others(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "zero.yaml").symlink_to("/dev/zero")
+    files = read([str(folder), str(folder / "zero.yaml")])
+    assert len(files.sources) == 2
+    assert [(Path(problem.path).name, problem.message) for problem in files.problems] == [
+        ("pipe.yaml", "cannot be read: Not a regular file"),
+        ("zero.yaml", "cannot be read: Not a regular file"),
+        ("zero.yaml", "cannot be read: Larger than 32 MiB"),
     ]
