@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bars import Group, bars
-from httplab import NAMES, PEERS, VENV, HttpLab, Target
+from httplab import NAMES, OTHER, PEERS, VENV, HttpLab, Target
 from httpload import SCENARIOS, Sample, Scenario, measure
 from machine import alone, machine
 
@@ -92,7 +92,7 @@ def summarise(samples: Samples) -> dict[str, float]:
         "deny_ratio_haproxy": ("denied", "l7gate", "haproxy"),
     }
     for scenario in SCENARIOS:
-        for peer in ("envoy", "haproxy", "direct"):
+        for peer in ("envoy", "haproxy", "direct", OTHER):
             ratios[f"{scenario.name}_ratio_{peer}"] = (scenario.name, "l7gate", peer)
     summary = {}
     for name, of in ratios.items():
@@ -120,18 +120,19 @@ def table(samples: Samples, scenarios: Sequence[Scenario], targets: Sequence[str
         lines.append(f"\n{scenario.title}")
         lines.append(
             f"  {'':<10} {unit + '/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'p99.9 ms':>9} {'cpu us/' + unit:>10}"
-            f" {'RSS MB':>7} {'/direct':>8} {'/envoy':>7}"
+            f" {'RSS MB':>7} {'/direct':>8} {'/envoy':>7} {'/other':>7}"
         )
         for target in targets:
             found = samples.get((scenario.name, target))
             if not found:
                 continue
             figures = {field: middle(found, field) for field in ("rate", "p50", "p99", "p999", "cpu", "rss")}
-            beside = [ratio(samples, scenario.name, target, peer) for peer in ("direct", "envoy")]
+            beside = [ratio(samples, scenario.name, target, peer) for peer in ("direct", "envoy", OTHER)]
             text = [f"{value:.2f}" if value is not None else "" for value in beside]
             lines.append(
                 f"  {target:<10} {figures['rate']:>9,.0f} {figures['p50']:>8.3f} {figures['p99']:>8.3f}"
                 f" {figures['p999']:>9.3f} {figures['cpu']:>10.1f} {figures['rss']:>7.0f} {text[0]:>8} {text[1]:>7}"
+                f" {text[2]:>7}"
             )
     return "\n".join(lines)
 
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer scenarios, 3 rounds of 1 s, nothing written")
     parser.add_argument("--targets", default=",".join(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument("--scenarios", help=f"of {','.join(scenario.name for scenario in SCENARIOS)}")
+    parser.add_argument("--other", type=Path, help="a source tree whose l7gate is measured beside this one's")
     parser.add_argument("--settings", default="{}", help="more of l7d's configuration, as JSON")
     parser.add_argument("--lock", help="a file to lock while a round is measured")
     options = parser.parse_args()
@@ -181,13 +183,13 @@ def main() -> None:
     if wanted and (unknown := [name for name in wanted if name not in [s.name for s in SCENARIOS]]):
         parser.error(f"no such scenario: {' '.join(unknown)}")
     began = time.monotonic()
-    with HttpLab(names, json.loads(options.settings)) as lab:
+    with HttpLab(names, json.loads(options.settings), options.other) as lab:
         targets = [target.name for target in lab.targets]
         samples, unable = play(lab, scenarios, options.rounds, options.seconds, options.lock)
     print(table(samples, scenarios, targets))
     print(f"\n{options.rounds} rounds in {time.monotonic() - began:.0f} s, load average {os.getloadavg()[0]:.1f}")
     summary = summarise(samples)
-    if not options.quick and not wanted and names == list(NAMES):
+    if not options.quick and not wanted and not options.other and names == list(NAMES):
         RESULTS.mkdir(exist_ok=True)
         everything = {
             "machine": machine(),

@@ -9,7 +9,7 @@ share, as such proxies do; everybody records every request, the peers in a file,
 transparent: one connection upstream for each downstream, from the client's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +20,16 @@ import httprules
 from httpload import MEBIBYTE, Scenario
 
 from l7lab import Lab, traffic
-from l7lab.gate import Gate
+from l7lab.gate import READY_WITHIN, Gate, program
 from l7lab.namespace import Namespace, run
 
 SERVER: Final = "198.51.100.1"
 PEERS: Final = {"envoy": "198.51.100.11", "haproxy": "198.51.100.12", "mitmproxy": "198.51.100.13"}
 VENV: Final = Path(__file__).parents[1] / ".venv-bench" / "bin"
 NAMES: Final = ("direct", "l4", "l7gate", "l7gate2", "envoy", "haproxy", "mitmproxy")
+OTHER: Final = "other"
+"""l7gate of another source tree, with one worker: what a change of the code is worth."""
+PARTS: Final = ("agent", "bpf", "cli", "dns", "observe", "policy", "proxy")
 LARGE: Final = 100 * MEBIBYTE
 
 NGINX: Final = """\
@@ -92,11 +95,26 @@ class Target:
                 log.open("r+").truncate(0)
 
 
+class OtherGate(Gate):
+    """``l7d`` of another source tree, with the libraries of this one."""
+
+    def __init__(self, lab: Lab, policies: Path, settings: Mapping[str, object], tree: Path) -> None:
+        super().__init__(lab, policies, settings)
+        self._path = ":".join(str(tree.resolve() / part) for part in PARTS)
+
+    def start(self, timeout: float = READY_WITHIN) -> None:
+        argv = ["env", f"PYTHONPATH={self._path}", program("l7d"), "--config", str(self.config), "agent"]
+        self.agent = self.lab.start(self.lab.node, argv, "l7d")
+        self.agent.wait(self.ready, "ready", timeout)
+
+
 class HttpLab:
     """All targets that were asked for."""
 
-    def __init__(self, names: Sequence[str], settings: dict[str, object]) -> None:
+    def __init__(self, names: Sequence[str], settings: dict[str, object], other: Path | None = None) -> None:
+        """`other`: a source tree to measure beside this one."""
         self.names = names
+        self._other = other
         self.targets: list[Target] = []
         self.upload = Path()
         """A file of 100 MiB."""
@@ -120,6 +138,8 @@ class HttpLab:
         for variant, workers in (("l7gate", 1), ("l7gate2", 2)):
             if variant in self.names or (variant == "l7gate" and "l4" in self.names):
                 self._gate(variant, workers)
+        if self._other is not None:
+            self._gate(OTHER, 1, self._other)
         plain = {"direct", *PEERS}.intersection(self.names)
         if plain:
             lab = self._lab()
@@ -128,7 +148,7 @@ class HttpLab:
             for name in PEERS:
                 if name in plain:
                     self._peer(lab, name)
-        self.targets.sort(key=lambda target: NAMES.index(target.name))
+        self.targets.sort(key=lambda target: (*NAMES, OTHER).index(target.name))
 
     def _lab(self) -> Lab:
         lab = self._stack.enter_context(Lab())
@@ -152,17 +172,18 @@ class HttpLab:
             host.namespace.sysctl({"net.ipv4.tcp_tw_reuse": 1})
         return lab
 
-    def _gate(self, variant: str, workers: int) -> None:
+    def _gate(self, variant: str, workers: int, tree: Path | None = None) -> None:
         lab = self._lab()
         policies = lab.folder / "given"
         policies.mkdir()
         (policies / "bench.yaml").write_text(httprules.policy(SERVER))
-        gate = Gate(lab, policies, {"http_workers": workers, "access_log": True, **self._settings})
+        settings = {"http_workers": workers, "access_log": True, **self._settings}
+        gate = Gate(lab, policies, settings) if tree is None else OtherGate(lab, policies, settings, tree)
         gate.start()
         gate.add(lab.frontend)
         pids = (gate.agent.pid, *gate.workers().values())
         target = Target(variant, lab.frontend.namespace, SERVER, pids, (gate.audit_log,))
-        if variant in self.names:
+        if variant in self.names or tree is not None:
             self.targets.append(target)
         if variant == "l7gate" and "l4" in self.names:
             self.targets.append(replace(target, name="l4", counts=(), tls=False))
