@@ -37,6 +37,10 @@ class ResumeClient(Command, frozen=True, gc=False):
     """Read from the client again."""
 
 
+class GoOn(Command, frozen=True, gc=False):
+    """Call `go_on` when other connections have had their turn: there is more to judge of what the client sent."""
+
+
 class HalfCloseServer(Command, frozen=True, gc=False):
     """Send FIN to the server after what was sent, and go on reading."""
 

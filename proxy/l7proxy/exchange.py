@@ -17,6 +17,7 @@ Failure verdict: 400, 403, 408, 502, 503 or 504 and a record; a reset when an an
 """
 
 import math
+from typing import Final
 
 from l7policy.verdict import Reason, Verdict
 from l7proxy import commands as do
@@ -27,6 +28,10 @@ from l7proxy.judge import Decision
 from l7proxy.phase import Link, Phase
 from l7proxy.transaction import Transaction
 from l7proxy.usual import UsualExchange
+
+_STEPS: Final = 16
+"""Taken for one event; a request of which nothing goes to the server is one. Thousands of them fit into what is read at
+once, and every other connection of the process would wait until the last was refused."""
 
 
 class Exchange(UsualExchange):
@@ -188,6 +193,13 @@ class Exchange(UsualExchange):
 
     # Events of time and of the process
 
+    def go_on(self, now: float) -> list[Command]:
+        """Others have had their turn."""
+        out: list[Command] = []
+        self._goes_on = False
+        self._advance(out, now)
+        return out
+
     def tick(self, now: float) -> list[Command]:
         """Time has passed."""
         out: list[Command] = []
@@ -223,9 +235,10 @@ class Exchange(UsualExchange):
     # Requests
 
     def _advance(self, out: list[Command], now: float) -> None:
-        """Goes as far as the client's bytes allow."""
-        going = True
-        while going:
+        """Goes as far as the client's bytes allow, but not so far that others wait long for it."""
+        going, left = True, _STEPS
+        while going and left:
+            left -= 1
             if self._phase is Phase.HEAD:
                 going = self._next_request(out, now)
             elif self._phase is Phase.BODY:
@@ -234,9 +247,12 @@ class Exchange(UsualExchange):
                 going = self._discard_body(out, now)
             else:
                 going = False
-        if self._paused != (len(self._inbox) >= self._limits.hold):
+        if self._paused != (going or len(self._inbox) >= self._limits.hold):
             self._paused = not self._paused
             out.append(do.PauseClient() if self._paused else do.ResumeClient())
+        if going and not self._goes_on:
+            self._goes_on = True
+            out.append(do.GoOn())
 
     def _next_request(self, out: list[Command], now: float) -> bool:
         if self._client_slow:

@@ -223,6 +223,8 @@ class ClientSide(asyncio.Protocol):
             case do.PauseClient() | do.ResumeClient():
                 self._held = isinstance(command, do.PauseClient)
                 self._read()
+            case do.GoOn():
+                asyncio.get_running_loop().call_soon(self._go_on)
             case do.HalfCloseServer():
                 if self._server is not None:
                     self._server.transport.write_eof()
@@ -241,6 +243,10 @@ class ClientSide(asyncio.Protocol):
                     self._reset(self._transport)
             case _:
                 raise AssertionError(f"unknown command {command!r}")
+
+    def _go_on(self) -> None:
+        if isinstance(self.exchange, Exchange):
+            self._perform(self.exchange.go_on(self._now()))
 
     async def _dial(self) -> None:
         try:

@@ -40,6 +40,7 @@ class UsualExchange:
         self._inbox = b""
         self._seen = 0
         self._paused = False
+        self._goes_on = False  # asked to be told when others have had their turn
         self._client_slow = False
         self._server_slow = False
         self._client_ended = False

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from l7policy.flowpolicy import L7Decision, Side
 from l7policy.verdict import Direction, Reason
-from l7proxy.commands import Command, Connect, Record, SendToClient, SendToServer
+from l7proxy.commands import Command, Connect, GoOn, Record, SendToClient, SendToServer
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
 from l7proxy.phase import Phase
@@ -34,7 +34,9 @@ PIECES = st.sampled_from(
         b"0\r\n\r\n",
     ]
 )
-STREAMS = st.lists(st.one_of(PIECES, PIECES, PIECES, st.binary(max_size=5)), max_size=6).map(b"".join)
+ONCE = st.lists(st.one_of(PIECES, PIECES, PIECES, st.binary(max_size=5)), max_size=6).map(b"".join)
+STREAMS = st.builds(bytes.__mul__, ONCE, st.sampled_from((1, 1, 8)))
+"""Some are longer than what an exchange does for one event."""
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -68,6 +70,8 @@ def played(pieces: list[bytes]) -> tuple[bytes, bytes, list[Record], list[tuple[
                 to_client += command.data
             elif isinstance(command, Record):
                 records.append(command)
+            elif isinstance(command, GoOn):
+                commands += exchange.go_on(0.0)
             elif isinstance(command, Connect):
                 before = len(policy.judged)
                 commands += exchange.server_connected(0.0)

@@ -13,7 +13,7 @@ from l7policy.flowpolicy import L7Decision, Side
 from l7policy.headers import Edit
 from l7policy.model import Mismatch
 from l7policy.verdict import Direction, Reason
-from l7proxy.commands import Command, Connect, Record, SendToClient, SendToServer
+from l7proxy.commands import Command, Connect, GoOn, Record, SendToClient, SendToServer
 from l7proxy.exchange import Exchange
 from l7proxy.limits import Limits
 
@@ -142,6 +142,8 @@ class Played:
                 others.append(type(command).__name__)
                 if isinstance(command, Connect):
                     commands += exchange.server_connected(now)
+                elif isinstance(command, GoOn):
+                    commands += exchange.go_on(now)
         return (to_server, to_client, others), records
 
 

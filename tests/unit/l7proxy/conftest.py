@@ -144,6 +144,10 @@ class Playbook:
         self.now += seconds
         return self._played(self.exchange.tick(self.now))
 
+    def go_on(self) -> list[Command]:
+        assert isinstance(self.exchange, Exchange)
+        return self._played(self.exchange.go_on(self.now))
+
     def drain(self) -> list[Command]:
         return self._played(self.exchange.drain(self.now))
 

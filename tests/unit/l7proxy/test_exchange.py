@@ -11,6 +11,7 @@ from l7proxy.commands import (
     CloseClient,
     CloseServer,
     Connect,
+    GoOn,
     HalfCloseClient,
     HalfCloseServer,
     PauseClient,
@@ -117,6 +118,16 @@ class TestRequests:
         assert book.server(OK[:-1]) == [SendToClient(OK[:-1])]
         assert book.server(OK[-1:]) == [SendToClient(OK[-1:]), DENIED, SendToServer(GET)]
         assert book.server(OK) == [SendToClient(OK), DENIED]
+
+    def test_many_refused_requests_at_once_let_other_connections_have_their_turn(self, playbook: Begin) -> None:
+        book = playbook()
+        assert book.client(SECRET * 40) == [DENIED] * 16 + [PauseClient(), GoOn()]
+        assert book.client(SECRET) == [DENIED] * 16
+        assert book.go_on() == [DENIED] * 9 + [ResumeClient()]
+        assert len(book.records) == 41
+        assert book.client(SECRET * 20) == [DENIED] * 16 + [PauseClient(), GoOn()]
+        assert book.client_eof() == [DENIED] * 4 + [ResumeClient(), CloseClient()]
+        assert book.go_on() == []
 
     def test_a_reload_reaches_the_next_request_of_a_kept_alive_connection(self, playbook: Begin, world: Any) -> None:
         book = started(playbook)

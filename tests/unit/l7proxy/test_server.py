@@ -97,6 +97,19 @@ def test_requests_pass_and_are_refused_on_one_connection(run: Callable[[Any], An
     run(main())
 
 
+def test_every_one_of_very_many_requests_at_once_is_refused(run: Callable[[Any], Any], proxied: Proxied) -> None:
+    async def main() -> None:
+        async with proxied(answering) as proxy:
+            reader, writer = await proxy.open()
+            writer.write(GET.replace(b"/public", b"/secret") * 1000 + GET)
+            answers = await reader.readuntil(OK)
+            assert answers.count(b"HTTP/1.1 403 Forbidden\r\n") == 1000
+            writer.close()
+            assert [flow.verdict for flow in proxy.flows] == [Verdict.DROPPED] * 1000
+
+    run(main())
+
+
 def test_tls_gets_a_400_and_no_server_hears_of_it(run: Callable[[Any], Any], proxied: Proxied) -> None:
     connected: list[bool] = []
 
