@@ -473,11 +473,16 @@ class Agent:
     async def _watch_node(self) -> None:
         behind, inspected = False, time.monotonic()
         with LinkNews() as news:
+            unheard = True  # what changed before it listened
             while True:
-                await news.wait(LOOK_SECONDS)
-                addresses = await asyncio.to_thread(workload.node_addresses)
+                told = await news.wait(LOOK_SECONDS) or unheard
+                unheard = False
+                whole = time.monotonic() - inspected >= INSPECT_SECONDS
+                addresses = self._node_addresses
+                if told or whole:
+                    addresses = await asyncio.to_thread(workload.node_addresses)
                 async with self._change:
-                    if whole := time.monotonic() - inspected >= INSPECT_SECONDS:
+                    if whole:
                         inspected = time.monotonic()
                         await self._restore_routes()
                     moved = await self._locate_all(glance=not whole)

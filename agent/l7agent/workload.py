@@ -240,7 +240,7 @@ def node_addresses() -> dict[str, str]:
     packet to one of them reaches sockets of the node, though no interface has it as its address.
     """
     with contextlib.closing(IPRoute()) as node:
-        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in node.get_links()}
+        names = dict(socket.if_nameindex())  # pyroute2 takes milliseconds to read a link
         delivered = {
             f"{route.get_attr('RTA_DST')}/{route['dst_len']}": names.get(route.get_attr("RTA_OIF"), "")
             for family in FAMILIES
@@ -248,7 +248,7 @@ def node_addresses() -> dict[str, str]:
             if route["type"] in _DELIVERED and route.get_attr("RTA_DST") and route["dst_len"]
         }
         addresses = {
-            address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"): names[address["index"]]
+            address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"): names.get(address["index"], "")
             for address in node.get_addr()
             if address["family"] in FAMILIES
         }

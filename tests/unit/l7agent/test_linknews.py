@@ -41,6 +41,26 @@ def test_what_happens_to_interfaces_and_addresses_ends_the_waiting(command: str)
     assert alone(work)
 
 
+def test_of_routes_only_local_ones_are_news() -> None:
+    """A router's tables change all the time."""
+
+    async def work() -> list[bool]:
+        with LinkNews() as news:
+            for command in ("link set lo up", "route add 203.0.113.0/24 dev lo"):
+                subprocess.run(["ip", *command.split()], check=True)
+            await news.wait(60.0)  # that the link came up
+            told = [await news.wait(PAUSE)]
+            for command in ("route del 203.0.113.0/24", "-6 route add 2001:db8:1::/64 dev lo"):
+                subprocess.run(["ip", *command.split()], check=True)
+            told.append(await news.wait(PAUSE))
+            for command in ("route add local 198.51.100.0/24 dev lo", "route del local 198.51.100.0/24 dev lo"):
+                subprocess.run(["ip", *command.split()], check=True)
+                told.append(await news.wait(PAUSE))
+            return told
+
+    assert alone(work) == [False, False, True, True]
+
+
 def test_without_news_it_ends_all_the_same_and_old_news_count_once() -> None:
     async def work() -> list[bool]:
         with LinkNews() as news:
