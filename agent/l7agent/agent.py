@@ -478,9 +478,7 @@ class Agent:
                 told = await news.wait(LOOK_SECONDS) or unheard
                 unheard = False
                 whole = time.monotonic() - inspected >= INSPECT_SECONDS
-                addresses = self._node_addresses
-                if told or whole:
-                    addresses = await asyncio.to_thread(workload.node_addresses)
+                addresses = await asyncio.to_thread(workload.node_addresses) if told or whole else self._node_addresses
                 async with self._change:
                     if whole:
                         inspected = time.monotonic()
