@@ -17,6 +17,8 @@ from l7dns.reply import OnQuery
 from l7dns.sockets import Address
 
 _BATCH: Final = 64
+_STREAM_BATCH: Final = 16
+"""Of one connection. Thousands of queries fit into what is read at once, and one that is refused waits for nobody."""
 _BUFFER: Final = 65535
 _ANCILLARY: Final = 128
 _LAST_BATCHES: Final = 128
@@ -101,6 +103,8 @@ class TcpSession(asyncio.Protocol):
         self._full = False
         self._ended = False
         self._working = False
+        self._goes_on = False
+        """Whether the loop will call when others have had their turn."""
         self.client: Address = ("", 0)
         self.destination: Address = ("", 0)
 
@@ -169,12 +173,25 @@ class TcpSession(asyncio.Protocol):
         if self._working:  # an answer given at once comes back here
             return
         self._working = True
-        while self._queue and self._unanswered < self._max_pipelined and not self._full and self._transport is not None:
+        for _ in range(_STREAM_BATCH):
+            if not self._may_work():
+                break
             self._unanswered += 1
             self._server.stream_query(self, self._queue.popleft())
         self._working = False
+        if self._may_work() and not self._goes_on:
+            self._goes_on = True
+            self._loop.call_soon(self._go_on)
         self._throttle()
         self._finish()
+
+    def _may_work(self) -> bool:
+        able = self._transport is not None and not self._full and self._unanswered < self._max_pipelined
+        return able and bool(self._queue)
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        self._work()
 
     def _throttle(self) -> None:
         transport = self._transport
