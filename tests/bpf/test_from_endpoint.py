@@ -275,3 +275,30 @@ class TestRedirect:
             send(node, build.tcp(node.web, node.server, 40000, port))
         after = [node.maps.metrics.get(row).packets for row in (METRIC_FORWARDED, METRIC_REDIRECTED, NO_RULE)]
         assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 1]
+
+
+class TestToItself:
+    """By the node's routes and back (a service's address leads there): the workload is both ends."""
+
+    @pytest.fixture
+    def packets(self, node, build, names):
+        node.enforce(web="both")
+        web = names[0]
+        return build.tcp(web, web, 40000, 80), build.tcp(web, web, 40000, 80, build.ACK)
+
+    def test_both_its_directions_have_a_say(self, node, packets):
+        begins, _ = packets
+        assert send(node, begins).reason == NO_RULE
+        node.policy(70, "egress", node.WEB_IDENTITY, TCP, 80)
+        assert send(node, begins).reason == NO_RULE
+        node.policy(70, "ingress", node.WEB_IDENTITY, TCP, 80)
+        assert send(node, begins).passed
+
+    def test_a_reload_ends_it(self, node, packets):
+        begins, goes_on = packets
+        rules = [node.policy(70, direction, node.WEB_IDENTITY, TCP, 80) for direction in ("egress", "ingress")]
+        assert send(node, begins).passed
+        assert send(node, goes_on).passed
+        node.maps.policy.delete(rules[1])
+        node.revision(2)
+        assert send(node, goes_on).reason == NO_RULE
