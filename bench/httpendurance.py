@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 import httprules
-from httplab import SERVER
+from httplab import NGINX, SERVER
 from machine import machine, rss_mb
 
 from l7lab import Lab
@@ -23,24 +23,6 @@ from l7lab.namespace import LabError
 
 NGINX_PORT, BODY_PORT = httprules.COUNTS[10], httprules.COUNTS[100]
 PATH = f"{httprules.ALLOWED}x"
-NGINX = """\
-user root;
-worker_processes 1;
-daemon off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ worker_connections 16384; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    keepalive_timeout 600s;
-    server {{ listen {port} backlog=4096; location / {{ return 200 "ok\\n"; }} }}
-}}
-"""
 WAITING = """
 import socket, sys
 address, port, count, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -169,7 +151,8 @@ def main() -> None:
     size = int(float(sys.argv[2] if len(sys.argv) > 2 else 10) * 1000) << 20
     with Lab() as lab:
         config = lab.folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=lab.folder, port=NGINX_PORT))
+        listen = f"listen {NGINX_PORT} backlog=4096;"
+        config.write_text(NGINX.format(folder=lab.folder, listen=listen, certificates=lab.web.folder))
         argv = ["nginx", "-p", str(lab.folder), "-c", str(config), "-e", str(lab.folder / "error.log")]
         lab.start(lab.outside, argv, "nginx").wait_listening(NGINX_PORT)
         argv = [sys.executable, "-I", "-S", "-c", BODIES, str(BODY_PORT), str(size)]
