@@ -58,14 +58,18 @@ while not flag.exists():
     time.sleep(0.02)
 print("again", *map(ask, socks), flush=True)
 """
-# Two datagrams from each of many ports: as many flows. Flows of one datagram would push out only each other.
+# Two datagrams from each of many ports: as many flows. Flows of one datagram would push out only each other. Each
+# processor in turn: the kernel keeps the newest rows of the table in lists of the processors that made them.
 FILL = """
-import socket
-for port in range(20000, 26000):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("", port))
-        sock.sendto(b"x", ("198.51.100.3", 9999))
-        sock.sendto(b"x", ("198.51.100.3", 9999))
+import os, socket
+processors = sorted(os.sched_getaffinity(0))
+for number, processor in enumerate(processors):
+    os.sched_setaffinity(0, {processor})
+    for port in range(20000 + number, 26000, len(processors)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", port))
+            sock.sendto(b"x", ("198.51.100.3", 9999))
+            sock.sendto(b"x", ("198.51.100.3", 9999))
 """
 
 
