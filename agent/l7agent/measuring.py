@@ -88,7 +88,7 @@ def _policy(agent: Agent) -> Iterator[Sample]:
     yield Sample("policy_change_total", ("failure",), agent.changes_refused)
     seconds = agent.change_seconds
     yield from histogram("policy_implementation_delay", (), seconds.cumulative(), seconds.total)
-    yield Sample("policy_load_error", (), bool(agent.policy_load_error))
+    yield Sample("policy_load_error", (), int(bool(agent.policy_load_error)))
     kinds = Counter(one["kind"] for one in views.identities(agent))
     yield from (Sample("identity", (kind,), count) for kind, count in kinds.items())
 
@@ -103,7 +103,7 @@ def _own(agent: Agent) -> Iterator[Sample]:
 
 def _process(process: DataProcess) -> Iterator[Sample]:
     name = process.slot.name
-    yield Sample("process_up", (name,), process.state == "ready")
+    yield Sample("process_up", (name,), int(process.state == "ready"))
     yield Sample("process_restarts_total", (name,), process.restarts)
     if process.pid and (size := resident(process.pid)):
         yield Sample("process_resident_memory_bytes", (name,), size)

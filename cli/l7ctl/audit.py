@@ -47,7 +47,13 @@ class Filter:
 
 @click.group()
 def audit() -> None:
-    """Read the audit log: one record for everything that was denied, or would have been but for audit mode."""
+    """Read the audit log: one record for everything that was denied, or would have been but for audit mode.
+
+    \b
+    Examples:
+      l7ctl audit tail -f
+      l7ctl audit tail -n 100 -o json | jq -r .reason
+    """
 
 
 @audit.command()

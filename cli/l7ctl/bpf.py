@@ -16,12 +16,19 @@ _numeric = click.option("-n", "--numeric", is_flag=True, help="Show identities b
 
 @click.group()
 def bpf() -> None:
-    """Show what the kernel holds."""
+    """Show what the kernel holds: verdicts, flows, identities of addresses.
+
+    \b
+    Examples:
+      l7ctl bpf policy get web
+      l7ctl bpf ct list web
+      l7ctl bpf ipcache get 198.51.100.1
+    """
 
 
 @bpf.group()
 def policy() -> None:
-    """The verdicts."""
+    """The verdicts of an endpoint's policy, with what each has counted."""
 
 
 @policy.command("get")
@@ -49,7 +56,7 @@ def get(session: Session, endpoint: str | None, everything: bool, numeric: bool,
 
 @bpf.group()
 def ct() -> None:
-    """Flows that were judged."""
+    """Flows that were judged, and are remembered (conntrack)."""
 
 
 @ct.command("list")

@@ -98,7 +98,7 @@ class Client:
         raise _failure(response.status, value)
 
     def _unreachable(self, error: OSError | http.client.HTTPException) -> Unreachable:
-        hint = f"is l7d running? socket {self._path}, `systemctl status l7d`"
+        hint = f"is l7d running? socket {self._path}, `systemctl status l7d`; by hand: `l7d agent`"
         match error:
             case TimeoutError():
                 return Unreachable(f"l7d did not answer within {self._timeout:g} s", hint)

@@ -14,7 +14,14 @@ from l7observe.columns import cell
 
 @click.group()
 def endpoint() -> None:
-    """List, add, change and remove workloads."""
+    """List, add, change and remove workloads.
+
+    \b
+    Examples:
+      l7ctl endpoint list
+      l7ctl endpoint add --netns blue --label app=web
+      l7ctl endpoint remove blue
+    """
 
 
 @endpoint.command("list")

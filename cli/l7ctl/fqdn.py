@@ -15,7 +15,14 @@ SOURCES = ("lookup", "connection", "operator")
 
 @click.group()
 def fqdn() -> None:
-    """Show names, the addresses learnt for them, and flows that no name explains."""
+    """Show names, the addresses learnt for them, and flows that no name explains.
+
+    \b
+    Examples:
+      l7ctl fqdn names
+      l7ctl fqdn cache list
+      l7ctl fqdn explain api.example.com
+    """
 
 
 @fqdn.group()

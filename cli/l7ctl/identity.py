@@ -10,7 +10,13 @@ from l7ctl.session import Session, pass_session
 
 @click.group()
 def identity() -> None:
-    """Show identities: numbers for sets of labels, for CIDRs, and for sets of name selectors."""
+    """Show identities: numbers for sets of labels, for CIDRs, and for sets of name selectors.
+
+    \b
+    Examples:
+      l7ctl identity list
+      l7ctl identity list -o json | jq '.[].id'
+    """
 
 
 @identity.command("list")

@@ -12,7 +12,13 @@ from l7ctl.session import Session, pass_session
 
 @click.group()
 def metrics() -> None:
-    """Show counters and gauges of the datapath, the proxies and the agent."""
+    """Show counters and gauges of the datapath, the proxies and the agent.
+
+    \b
+    Examples:
+      l7ctl metrics list
+      l7ctl metrics list -p drop
+    """
 
 
 @metrics.command("list")

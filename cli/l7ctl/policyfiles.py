@@ -71,4 +71,5 @@ def _text(path: str, *, named: bool) -> str:
 def _problem(path: str, error: OSError | UnicodeDecodeError) -> PolicyError:
     if isinstance(error, UnicodeDecodeError):
         return PolicyError(path, 0, 0, f"is not UTF-8: {error.reason} at byte {error.start}")
-    return PolicyError(path, 0, 0, f"cannot be read: {error.strerror or error}")
+    hint = "name a file of policies, or a folder of them" if isinstance(error, FileNotFoundError) else ""
+    return PolicyError(path, 0, 0, f"cannot be read: {error.strerror or error}", hint)

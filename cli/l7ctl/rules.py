@@ -21,7 +21,15 @@ _MOST_NAMED: Final = 10
 
 @click.group()
 def rules() -> None:
-    """Check, explain, test, list, compare, load and take back policies."""
+    """Check, explain, test, list, compare, load and take back policies.
+
+    \b
+    Examples:
+      l7ctl rules check policies/
+      l7ctl rules explain -f policies/ --from app=web --to app=db --port 5432/TCP
+      l7ctl rules diff policies/ new-policies/
+      l7ctl rules reload
+    """
 
 
 rules.add_command(check)

@@ -111,6 +111,10 @@ def test_l7ctl_lists_the_same(gate: Gate) -> None:
     capacities = {one["labels"]["map_name"]: one["value"] for one in listed}
     assert capacities["conntrack"] == 131072
     assert set(capacities) == {table["name"] for table in gate.status()["maps"]}
+    everything = gate.must("metrics", "list", "-o", "json").json
+    assert {type(one["value"]) for one in everything} <= {int, float}
+    lines = gate.must("metrics", "list").out.splitlines()
+    assert ["l7gate_process_up", "process=dns-0", "1"] in [line.split() for line in lines]
 
 
 OPEN = """\

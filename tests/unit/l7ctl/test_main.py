@@ -67,7 +67,7 @@ def test_without_a_daemon_every_command_exits_with_three_and_a_hint(run: Run, tm
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
         "l7ctl: cannot reach l7d: the socket does not exist",
-        f"hint: is l7d running? socket {tmp_path}/none.sock, `systemctl status l7d`",
+        f"hint: is l7d running? socket {tmp_path}/none.sock, `systemctl status l7d`; by hand: `l7d agent`",
     ]
 
 
