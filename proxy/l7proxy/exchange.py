@@ -153,7 +153,9 @@ class Exchange(UsualExchange):
             # An answer to nothing: it must not become the answer to the next request.
             self._end(out, now)
             return out
-        self.deadline = now + self._limits.idle_timeout
+        # What the server says is no reason to wait longer for the rest of the request, if it takes that.
+        stalls = self._phase is Phase.BODY and not self._server_slow
+        self.deadline = now + (self._limits.stall_timeout if stalls else self._limits.idle_timeout)
         self._answer(out, current, data, now)
         return out
 

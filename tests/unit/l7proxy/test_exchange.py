@@ -450,6 +450,17 @@ class TestServers:
                 book.after(1)
             assert [record.detail for record in book.records] == detail
 
+    def test_what_the_server_says_does_not_excuse_a_body_that_stalls(self, playbook: Begin) -> None:
+        limits = Limits(stall_timeout=10)
+        book = started(playbook, UPLOAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"), limits=limits)
+        book.server(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert book.after(9) == []
+        assert book.after(2)[0] == ResetServer()
+        assert book.records[0].detail == "request body stalled"
+        book = started(playbook, UPLOAD + b"h", limits=limits)
+        book.server(OK[:-1])
+        assert book.after(11) == [ResetServer(), ResetClient()]
+
     def test_a_slow_server_is_not_the_clients_fault(self, playbook: Begin) -> None:
         book = started(playbook, UPLOAD + b"h", limits=Limits(stall_timeout=10))
         book.server_slow(True)
